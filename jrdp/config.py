@@ -1,0 +1,202 @@
+"""The typed configuration: defaults here, a YAML file over them, `--set key.key=value` over both.
+
+Every field is written out in `configs/r50_isod.yaml`. An unknown key or a wrong type is a `UserError` that names the
+key and what was expected; there is no value that is accepted and then ignored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Optional
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from jrdp.errors import UserError
+
+BackboneName = Literal["r50", "r101", "x101"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class BackboneConfig(Section):
+    """ResNet-50, ResNet-101 or ResNeXt-101 32x8d with frozen batch norm."""
+
+    name: BackboneName = "r50"
+    # Where a stage halves the map: in its first 1x1 (MSRA ResNets) or in its 3x3 (ResNeXt, torchvision).
+    # None means as released: true for r50 and r101, false for x101.
+    stride_in_1x1: Optional[bool] = None
+    # 2: the stem and the first stage keep their ImageNet weights, as released; 0 trains everything.
+    freeze_at: int = Field(2, ge=0, le=5)
+
+    @property
+    def strides_in_1x1(self) -> bool:
+        return self.name != "x101" if self.stride_in_1x1 is None else self.stride_in_1x1
+
+
+class PyramidConfig(Section):
+    """The FPN and what enhances it (Sec. III-B of the paper)."""
+
+    enhancement: Literal[
+        "none", "progressive", "dense", "regularized", "top_down_regularized", "pa", "nas_fpn", "bifpn"
+    ] = "regularized"
+    levels: Literal["p3-p5", "p3-p7"] = "p3-p7"  # the levels that the enhancement covers
+    upsample: Literal["nearest", "bilinear"] = "nearest"  # the FPN's top-down path; the paper says bilinear
+    fusion: Literal["1x1_3x3", "3x3"] = "1x1_3x3"  # as released; the paper (Eq. 8) has one 3x3
+
+
+class FcosConfig(Section):
+    channels: PositiveInt = 128  # as released; the paper says 256
+    pre_nms_threshold: float = Field(0.05, ge=0, le=1)
+    pre_nms_top_n: PositiveInt = 1000  # per level
+    nms_threshold: float = Field(0.6, ge=0, le=1)  # 0.8 for SOC
+    post_nms_top_n: PositiveInt = 100  # ties at the last place are kept
+
+
+class MaskConfig(Section):
+    head: Literal["multi_level", "single_level"] = "multi_level"
+
+
+class ModelConfig(Section):
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
+    pyramid: PyramidConfig = Field(default_factory=PyramidConfig)
+    fcos: FcosConfig = Field(default_factory=FcosConfig)
+    mask: MaskConfig = Field(default_factory=MaskConfig)
+
+
+class InputConfig(Section):
+    """How a photograph becomes network input; travels with the weights."""
+
+    min_size: PositiveInt = 320
+    max_size: PositiveInt = 480
+    channel_order: Literal["bgr", "rgb"] = "bgr"
+    scale: float = Field(255.0, gt=0)  # pixels are 0..scale before the mean is taken
+    mean: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)  # in channel_order
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> InputConfig:
+        if self.max_size < self.min_size:
+            raise ValueError(f"max_size ({self.max_size}) is smaller than min_size ({self.min_size})")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+
+class DataConfig(Section):
+    """Names from the catalog (isod_train, soc_train, come_train, ...) or paths as `images_folder:annotations.json`."""
+
+    root: str = "datasets"
+    train: list[str] = Field(default_factory=lambda: ["isod_train"], min_length=1)
+    test: list[str] = Field(default_factory=lambda: ["isod_test"], min_length=1)
+    flip_probability: float = Field(0.5, ge=0, le=1)
+    workers: int = Field(2, ge=0)
+
+
+class SolverConfig(Section):
+    """SGD as released."""
+
+    base_lr: float = Field(0.0025, gt=0)
+    bias_lr_factor: float = Field(2.0, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    bias_weight_decay: float = Field(0.0, ge=0)
+    batch_size: PositiveInt = 4
+    max_iterations: PositiveInt = 9000
+    steps: list[PositiveInt] = Field(default_factory=lambda: [6000])
+    gamma: float = Field(0.1, gt=0)
+    warmup_iterations: int = Field(500, ge=0)
+    warmup_factor: float = Field(1 / 3, gt=0)
+
+
+class TrainConfig(Section):
+    weights: Optional[str] = None  # ImageNet backbone or a full checkpoint to start from; None starts from scratch
+    checkpoint_period: PositiveInt = 1000
+    log_period: PositiveInt = 20
+    seed: int = Field(1, ge=0)
+    amp: bool = False  # mixed precision on a GPU
+
+
+class TestConfig(Section):
+    batch_size: PositiveInt = 1
+    mask_threshold: float = Field(0.5, gt=0, lt=1)
+    engine: Literal["auto", "plain", "fast"] = "auto"  # auto: fast on a CPU, plain on a GPU
+
+
+class Config(Section):
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    input: InputConfig = Field(default_factory=InputConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    solver: SolverConfig = Field(default_factory=SolverConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    test: TestConfig = Field(default_factory=TestConfig)
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """The configuration in `path` (None: the defaults) with `key.key=value` overrides, values read as YAML.
+
+    Raises `UserError` for a missing or unreadable file, an unknown key or a value of the wrong type.
+    """
+    values: dict = {}
+    where = "the defaults"
+    if path is not None:
+        where = str(path)
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the config {path}: {_reason(error)}") from error
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise UserError(f"config {path} must be a YAML mapping of sections, not {type(values).__name__}")
+    for override in overrides or []:
+        key, separator, text = override.partition("=")
+        if not separator or not all(part.strip() for part in key.split(".")):
+            raise UserError(f"--set {override!r} is not of the form key.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {override!r}: the value is not valid YAML") from error
+        section = values
+        *sections, last = [part.strip() for part in key.split(".")]
+        for name in sections:
+            child = section.setdefault(name, {})
+            if not isinstance(child, dict):
+                raise UserError(f"--set {override!r}: {name!r} is a value in {where}, not a section")
+            section = child
+        section[last] = value
+    return parse_config(values, where)
+
+
+def parse_config(values: dict, where: str) -> Config:
+    """A `Config` from plain values; `where` names their origin in the error message."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"config {where}: " + "; ".join(_explain(item) for item in error.errors())) from error
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML with every field written out; `load_config` reads it back to the same value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _explain(item: dict) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        given = item.get("input")
+        shown = f", not {given!r}" if isinstance(given, (str, int, float, bool, type(None), list)) else ""
+        return f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]}{shown}"
+    section: type[BaseModel] = Config
+    for part in item["loc"][:-1]:
+        section = section.model_fields[str(part)].default_factory
+    return f"unknown key {key}; known here: {', '.join(section.model_fields)}"

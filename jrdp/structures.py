@@ -1,0 +1,81 @@
+"""What flows between the parts of jrdp: ImageBatch, Targets, Instances.
+
+Boxes are float32 `[K, 4]` as (x1, y1, x2, y2) in pixels, in the legacy convention of the released network:
+a box that covers pixels a..b has x1 = a, x2 = b, so its width is x2 - x1 + 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class ImageBatch:
+    """Network input and what is needed to get back to the photographs.
+
+    images: float32 `[N, 3, H, W]`, normalised, zero-padded right and bottom; H and W are multiples of 32.
+    sizes: per image (height, width) after resizing, without the padding.
+    original_sizes: per image (height, width) of the photograph.
+    image_ids: per image the COCO image id (or its position, when there is no dataset).
+    """
+
+    images: np.ndarray
+    sizes: list[tuple[int, int]]
+    original_sizes: list[tuple[int, int]]
+    image_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+@dataclass
+class Targets:
+    """Ground truth of one training image, in network pixels.
+
+    boxes: float32 `[G, 4]`.
+    polygons: per instance a list of parts, each float64 `[2 * P]` as x, y, x, y, ...; None for an instance that has
+        a bitmap instead (an RLE annotation).
+    bitmaps: per instance uint8 `[h, w]` at the resized image's size, or None.
+    size: (height, width) of the resized image, without padding.
+    """
+
+    boxes: np.ndarray
+    polygons: list[list[np.ndarray] | None]
+    bitmaps: list[np.ndarray | None]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass
+class Instances:
+    """Detections of one image, in the network's order (level by level, row-major), not sorted by score.
+
+    boxes: float32 `[K, 4]`, in the pixels of `size`.
+    scores: float32 `[K]` in 0..1: classification times centerness, as released, without a square root.
+    mask_probabilities: float32 `[K, M, M]` (M = 32), sigmoid of the salient channel, relative to the box.
+    size: (height, width) of the image that the boxes refer to.
+    masks: bool `[K, height, width]`, filled by pasting; None before that.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    mask_probabilities: np.ndarray
+    size: tuple[int, int]
+    masks: np.ndarray | None = field(default=None)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, keep: np.ndarray) -> Instances:
+        """The instances at `keep`: a boolean `[K]` or integer index array."""
+        return Instances(
+            self.boxes[keep],
+            self.scores[keep],
+            self.mask_probabilities[keep],
+            self.size,
+            None if self.masks is None else self.masks[keep],
+        )

@@ -1,0 +1,44 @@
+"""Package definition of jrdp; each dependency has its range and its reason in one line."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+REQUIRES = [
+    "jittor>=1.3.11,<1.3.12",  # the framework; every kernel here is written against this release
+    "numpy>=1.22,<2",  # arrays on the host; Jittor 1.3.11 does not import with numpy 2
+    "pillow>=9.1",  # decoding and resizing pictures exactly as the released code does
+    "opencv-python-headless>=4.5,<5",  # video, drawing, contours
+    "pycocotools>=2.0.6,<3",  # annotations, RLE, COCO metrics
+    "PyYAML>=5.4",  # configuration files
+    "pydantic>=2.5,<3",  # typed configuration with errors that name the key
+    "typer>=0.9,<1",  # the command line
+    "tqdm>=4.60,<5",  # progress bars
+    "safetensors>=0.4,<1",  # native checkpoints that hold no code
+    "matplotlib>=3.5,<4",  # curves
+    "setuptools<81",  # Jittor imports pkg_resources, which later releases drop
+    "onednn-cpu-gomp==2022.2.1; platform_machine == 'x86_64'",  # CPU convolutions; the last line Jittor compiles with
+    "onednn-devel-cpu-gomp==2022.2.1; platform_machine == 'x86_64'",  # its headers
+]
+
+EXTRAS = {
+    "torch": ["torch>=2.0", "torchvision>=0.15"],  # the PyTorch twin of `jrdp compare`; nothing else imports it
+    "dev": ["pytest>=7,<10"],  # the tests
+}
+
+setup(
+    name="jrdp",
+    version="0.1.0",
+    description="Salient instance segmentation (RDPNet) in Jittor",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.9,<3.13",
+    packages=find_packages(include=["jrdp", "jrdp.*"]),
+    package_data={"jrdp": ["**/*.h", "**/*.cuh", "**/*.json", "**/*.html", "**/*.css", "**/*.cuda"]},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["jrdp = jrdp.cli:main"]},
+)

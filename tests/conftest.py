@@ -1,0 +1,47 @@
+"""Fixtures shared by the tests."""
+
+import json
+import os
+import pathlib
+import sys
+
+import pytest
+
+import jrdp  # noqa: F401  (makes Jittor importable before any test imports it)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _shared() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("JRDP_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder with golden numbers of the released network and real data; tests that need it skip elsewhere."""
+    folder = _shared()
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"needs the golden numbers in {folder} (set JRDP_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(shared) -> pathlib.Path:
+    """The released network's numbers: `golden/r50`, `golden/ops.npz`, `golden/keys_*.json`."""
+    return shared / "golden"
+
+
+@pytest.fixture(scope="session")
+def seeded(golden):
+    """`seeded("r50")` -> {released key: float32 array}, the deterministic weights of the goldens."""
+    sys.path.insert(0, str(golden))
+    try:
+        from seeded import seeded_state
+    finally:
+        sys.path.pop(0)
+
+    def state(backbone: str = "r50") -> dict:
+        keys = json.loads((golden / f"keys_{backbone}.json").read_text())["keys"]
+        return seeded_state([(key[0], tuple(key[1])) for key in keys])
+
+    return state
