@@ -90,7 +90,7 @@ class DataConfig(Section):
 
     root: str = "datasets"
     train: list[str] = Field(default_factory=lambda: ["isod_train"], min_length=1)
-    test: list[str] = Field(default_factory=lambda: ["isod_test"], min_length=1)
+    test: list[str] = Field(default_factory=lambda: ["isod_test"])  # may be empty: training then ends without a test
     flip_probability: float = Field(0.5, ge=0, le=1)
     workers: int = Field(2, ge=0)
 
@@ -134,13 +134,15 @@ class Config(Section):
     test: TestConfig = Field(default_factory=TestConfig)
 
 
-def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
-    """The configuration in `path` (None: the defaults) with `key.key=value` overrides, values read as YAML.
+def load_config(
+    path: str | Path | None = None, overrides: list[str] | None = None, base: Config | None = None
+) -> Config:
+    """The configuration in `path` (None: `base`, or the defaults) with `key.key=value` overrides, read as YAML.
 
     Raises `UserError` for a missing or unreadable file, an unknown key or a value of the wrong type.
     """
-    values: dict = {}
-    where = "the defaults"
+    values: dict = {} if base is None else base.model_dump(mode="json")
+    where = "the defaults" if base is None else "the stored configuration"
     if path is not None:
         where = str(path)
         try:

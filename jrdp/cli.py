@@ -1,0 +1,154 @@
+"""The `jrdp` command: thin wrappers that parse, call the library, and turn a `UserError` into one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+import typer
+
+from jrdp.errors import UserError
+
+app = typer.Typer(
+    help="Salient instance segmentation (RDPNet) in Jittor.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False, rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Verify, describe and make datasets; fetch ImageNet weights.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+ConfigOption = typer.Option(None, "--config", help="YAML configuration; default: the one stored in the weights, or configs/r50_isod.yaml's.")
+SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override one configuration key, dotted; repeatable.")
+DeviceOption = typer.Option("auto", "--device", help="auto, cpu or cuda.")
+OutOption = typer.Option(..., "--out", help="Output folder.")
+WeightsOption = typer.Option(..., "--weights", help="Weights: .safetensors, .pth, .pkl.")
+
+
+@app.command()
+def doctor(
+    device: str = DeviceOption,
+    warm: bool = typer.Option(False, "--warm", help="Compile ahead what prediction and training need."),
+) -> None:
+    """Print versions, compiler, oneDNN, CUDA and GPU; try a convolution and each op; say what to fix."""
+    from jrdp.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(device=device, warm=warm))
+
+
+@app.command()
+def train(
+    out: Path = OutOption,
+    config: Optional[Path] = ConfigOption,
+    weights: Optional[Path] = typer.Option(None, "--weights", help="Start from these weights (train.weights)."),
+    settings: List[str] = SetOption,
+    resume: bool = typer.Option(False, "--resume", help="Continue RUN/last.safetensors bit for bit."),
+    device: str = DeviceOption,
+    seed: Optional[int] = typer.Option(None, "--seed", help="Random seed (train.seed)."),
+) -> None:
+    """Train; writes config.yaml, log.jsonl, curves.png, last and final weights, and the test results to OUT."""
+    from jrdp import runtime
+    from jrdp.config import load_config
+
+    chosen = load_config(config, settings)
+    if weights is not None:
+        chosen.train.weights = str(weights)
+    if seed is not None:
+        chosen.train.seed = seed
+    runtime.start(device, seed=chosen.train.seed)
+    from jrdp.engine.train import train as run
+
+    run(chosen, out, resume=resume)
+
+
+@app.command()
+def test(
+    weights: Path = WeightsOption,
+    out: Path = OutOption,
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    device: str = DeviceOption,
+) -> None:
+    """Detect on the test sets (data.test) and evaluate; writes bbox.json, segm.json, metrics.json, pr_curves.png."""
+    from jrdp import interchange, runtime
+    from jrdp.data.catalog import load_dataset
+    from jrdp.engine.predictor import build, config_of
+
+    file = interchange.read(weights)
+    chosen = config_of(file, config, settings)
+    test_sets = [(name, load_dataset([name], chosen, training=False)) for name in chosen.data.test]
+    if not test_sets:
+        raise UserError("data.test is empty: name a dataset, for example --set 'data.test=[images:annotations.json]'")
+    runtime.start(device)
+    from jrdp.engine.evaluate import evaluate_datasets
+
+    evaluate_datasets(build(file, chosen).network, chosen, test_sets, out)
+
+
+@app.command()
+def predict(
+    paths: List[Path] = typer.Argument(..., help="Pictures and folders of pictures."),
+    weights: Path = WeightsOption,
+    out: Path = OutOption,
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    threshold: float = typer.Option(0.5, "--threshold", min=0.0, max=1.0, help="Draw instances with a score above this."),
+    device: str = DeviceOption,
+) -> None:
+    """Find salient instances; writes predictions.json, NAME.png (overlay) and NAME_instances.png (index mask)."""
+    from jrdp.engine.predict import predict_files
+    from jrdp.engine.predictor import load
+
+    failed = predict_files(lambda: load(weights, config, device, settings), paths, out, threshold)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def convert(
+    source: Path = typer.Argument(..., metavar="SRC"),
+    target: Path = typer.Argument(..., metavar="DST"),
+    legacy: bool = typer.Option(False, "--legacy", help="Write .pth in the format of torch < 1.6."),
+) -> None:
+    """Convert weights by suffix: .pth (zip or legacy), .pkl (Jittor, Caffe2), .safetensors; strict, prints a table."""
+    from jrdp import interchange
+
+    print(interchange.convert(source, target, legacy=legacy))
+
+
+@data_app.command("check")
+def data_check(
+    names: List[str] = typer.Argument(..., help="Dataset names, or images_folder:annotations.json."),
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+) -> None:
+    """Verify datasets on disk and name each broken file or annotation; exit code 1 when there are any."""
+    from jrdp.config import load_config
+    from jrdp.data import check
+
+    reports = [check.check_dataset(name, load_config(config, settings).data.root) for name in names]
+    for report in reports:
+        print(report.text())
+    raise typer.Exit(0 if all(report.ok for report in reports) else 1)
+
+
+@data_app.command("sample")
+def data_sample(directory: Path, seed: int = typer.Option(0, "--seed")) -> None:
+    """Write the embedded sample set: generated pictures with exact masks, no download."""
+    from jrdp.data.sample import write_sample
+
+    print(write_sample(directory, seed=seed))
+
+
+def main() -> None:
+    """Entry point of the `jrdp` command."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"jrdp: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("jrdp: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

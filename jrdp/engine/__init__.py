@@ -1,0 +1,1 @@
+"""Training, testing and predicting with a network from `jrdp.models`."""

@@ -1,0 +1,25 @@
+"""From photographs to instances in photograph pixels: the loop that testing and predicting share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jrdp import boxes
+from jrdp.structures import ImageBatch, Instances
+
+
+def to_photograph(instances: Instances, original_size: tuple[int, int]) -> Instances:
+    """Detections in network pixels -> in the photograph's, by the ratio of the sizes (no -1/+1, no clip), as released."""
+    height, width = original_size
+    resized = boxes.resize(instances.boxes, instances.size, original_size)
+    return Instances(resized, instances.scores, instances.mask_probabilities, (height, width))
+
+
+def detect_batch(network, batch: ImageBatch) -> list[Instances]:
+    """Instances of each photograph of the batch, without pasted masks; `network` has `detect(ImageBatch)`."""
+    return [to_photograph(found, size) for found, size in zip(network.detect(batch), batch.original_sizes)]
+
+
+def sorted_by_score(instances: Instances) -> Instances:
+    """Highest score first; equal scores keep the network's order."""
+    return instances.select(np.argsort(-instances.scores, kind="stable"))

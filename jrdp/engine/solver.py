@@ -1,0 +1,88 @@
+"""Stochastic gradient descent as released (FCOS' solver): parameter groups, learning-rate schedule, momentum by name."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import jittor as jt
+import numpy as np
+
+from jrdp.config import SolverConfig
+from jrdp.errors import UserError
+
+
+def learning_rate(solver: SolverConfig, iteration: int) -> float:
+    """Learning rate of the weights at `iteration`, which counts from 1.
+
+    Constant warm-up, then a step schedule. As the released code runs under torch >= 1.1, where iteration i has
+    `last_epoch = i`: the warm-up covers iterations 1..499 of 500 and the decay starts at iteration 6000.
+    """
+    warmup = solver.warmup_factor if iteration < solver.warmup_iterations else 1.0
+    return solver.base_lr * warmup * solver.gamma ** bisect_right(sorted(solver.steps), iteration)
+
+
+class Solver:
+    """SGD with momentum over named parameters: a "bias" learns faster and does not decay, as released.
+
+    Everything else decays, including group-norm weights and the FCOS scales.
+    """
+
+    def __init__(self, parameters: dict[str, jt.Var], config: SolverConfig):
+        self.config = config
+        weights = [name for name in parameters if "bias" not in name]
+        biases = [name for name in parameters if "bias" in name]
+        self._names = [names for names in (weights, biases) if names]
+        groups = [
+            {
+                "params": [parameters[name] for name in names],
+                "weight_decay": config.bias_weight_decay if names is biases else config.weight_decay,
+                "lr_factor": config.bias_lr_factor if names is biases else 1.0,
+            }
+            for names in self._names
+        ]
+        self._sgd = jt.optim.SGD(groups, lr=config.base_lr, momentum=config.momentum)
+
+    def backward(self, loss: jt.Var) -> None:
+        """Compute the gradients of the scalar `loss`; under MPI they are averaged over the ranks."""
+        self._sgd.zero_grad()
+        self._sgd.backward(loss)
+
+    def step(self, iteration: int) -> float:
+        """Apply the gradients with the rate of `iteration` (from 1); returns that learning rate."""
+        rate = learning_rate(self.config, iteration)
+        for group in self._sgd.param_groups:
+            group["lr"] = rate * group["lr_factor"]
+        self._sgd.step()
+        return rate
+
+    def gradients(self) -> dict[str, jt.Var]:
+        """The gradients of the last `backward`, by parameter name."""
+        return self._by_name("grads")
+
+    def momentum(self) -> dict[str, np.ndarray]:
+        """The momentum buffers, float32 in the parameters' shapes, by parameter name."""
+        return {name: value.numpy() for name, value in self._by_name("values").items()}
+
+    def load_momentum(self, buffers: dict[str, np.ndarray]) -> None:
+        """Set the momentum buffers.
+
+        Raises:
+            UserError: if a buffer is missing, unknown or of another shape.
+        """
+        mine = self._by_name("values")
+        if set(mine) != set(buffers):
+            odd = sorted(set(mine) ^ set(buffers))
+            raise UserError(f"the optimizer state does not fit this network: {len(odd)} parameters differ, first {odd[0]}")
+        for name, value in mine.items():
+            if tuple(value.shape) != buffers[name].shape:
+                raise UserError(
+                    f"the optimizer state of {name} has shape {buffers[name].shape}, this network needs {tuple(value.shape)}"
+                )
+            value.assign(jt.array(np.ascontiguousarray(buffers[name], dtype=np.float32))).stop_grad()
+
+    def _by_name(self, field: str) -> dict[str, jt.Var]:
+        return {
+            name: value
+            for names, group in zip(self._names, self._sgd.param_groups)
+            for name, value in zip(names, group[field])
+        }

@@ -1,0 +1,199 @@
+"""The training loop, as released: SGD over four losses, checkpoints that a killed run continues from bit for bit."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+
+from jrdp.config import Config, dump_config
+from jrdp.data.catalog import load_dataset
+from jrdp.data.loader import TrainLoader
+from jrdp.engine import distributed
+from jrdp.engine.checkpoint import load_training_state, save_checkpoint
+from jrdp.engine.curves import plot_curves
+from jrdp.engine.start import initialise
+from jrdp.engine.evaluate import evaluate_datasets
+from jrdp.engine.files import make_folder, write_text
+from jrdp.errors import UserError
+from jrdp.models.rdpnet import RDPNet
+from jrdp.models.state import assign_state, named_tensors, trainable_parameters
+from jrdp.engine.solver import Solver
+
+LOSSES = ("loss_cls", "loss_reg", "loss_centerness", "loss_mask")
+
+
+def train(config: Config, out: Path, resume: bool = False) -> dict:
+    """Train to `config.solver.max_iterations` and leave config, log, curves and checkpoints in `out`.
+
+    Jittor must have been started (`runtime.start`).
+
+    Returns:
+        `{"iteration", "losses", "metrics"}`: the last iteration's losses and, per test set, its metrics.
+
+    Raises:
+        UserError: for missing data or weights, an occupied or read-only `out`, nothing to resume, or a loss that is
+            not finite (the message names the iteration and the pictures).
+    """
+    state = _open_run(config, out, resume)
+    dataset = load_dataset(config.data.train, config, training=True)
+    test_sets = [(name, load_dataset([name], config, training=False)) for name in config.data.test]
+    model = RDPNet(config.model)
+    if state is None:
+        note = initialise(model, config)
+    else:
+        assign_state(model, state.tensors)
+        note = f"resumed from {out / 'last.safetensors'} at iteration {state.iteration}"
+    solver = Solver(trainable_parameters(model), config.solver)
+    if state is not None:
+        solver.load_momentum(state.momentum)
+    first = 0 if state is None else state.iteration
+    if distributed.is_main():
+        print(f"training on {len(dataset)} pictures, {config.solver.max_iterations} iterations of {config.solver.batch_size}")
+        print(note)
+        write_text(out / "config.yaml", dump_config(config))
+    loader = TrainLoader(
+        dataset,
+        batch_size=config.solver.batch_size,
+        seed=config.train.seed,
+        start_iteration=first,
+        workers=config.data.workers,
+        flip_probability=config.data.flip_probability,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    last = config.solver.max_iterations
+    values: dict[str, float] = {}
+    with _Log(out / "log.jsonl", first) as log, loader:
+        started, clock = time.monotonic(), time.monotonic()
+        for iteration, batch, targets in loader:
+            if iteration >= last:
+                break
+            iteration += 1
+            values = _losses_step(model, solver, batch, targets, iteration)
+            rate = solver.step(iteration)
+            now = time.monotonic()
+            log.write({"iteration": iteration, "lr": rate, **values, "seconds": round(now - clock, 4)})
+            clock = now
+            if distributed.is_main() and (iteration % config.train.log_period == 0 or iteration in (first + 1, last)):
+                eta = (now - started) / (iteration - first) * (last - iteration)
+                print(_progress(iteration, config.solver.max_iterations, eta, rate, values, log.seconds), flush=True)
+            if iteration % config.train.checkpoint_period == 0 or iteration == last:
+                _checkpoint(out / "last.safetensors", model, solver, config, iteration)
+    return {"iteration": last, "losses": values, "metrics": _finish(model, config, out, test_sets)}
+
+
+def _losses_step(model, solver: Solver, batch, targets, iteration: int) -> dict[str, float]:
+    """Forward and backward of one batch; the four losses and their sum as floats."""
+    losses = model.losses(batch, targets, all_reduce=distributed.all_reduce)
+    total = losses["loss_cls"] + losses["loss_reg"] + losses["loss_centerness"] + losses["loss_mask"]
+    solver.backward(total)
+    values = {"loss": total.item(), **{name: losses[name].item() for name in LOSSES}}
+    values = distributed.mean_over_ranks(values)
+    broken = [name for name, value in values.items() if not np.isfinite(value)]
+    if broken:
+        raise UserError(
+            f"{', '.join(broken)} not finite at iteration {iteration}, pictures {batch.image_ids}: look at these "
+            "annotations, or lower solver.base_lr; last.safetensors is from before this iteration"
+        )
+    return values
+
+
+def _finish(model, config: Config, out: Path, test_sets) -> dict:
+    if not distributed.is_main():
+        return {}
+    tensors = {name: value.numpy() for name, value in named_tensors(model).items()}
+    save_checkpoint(out / "final.safetensors", tensors, None, config, config.solver.max_iterations)
+    plot_curves(out / "log.jsonl", out / "curves.png")
+    print(f"weights: {out / 'final.safetensors'}; curves: {out / 'curves.png'}")
+    return evaluate_datasets(model, config, test_sets, out / "eval") if test_sets else {}
+
+
+def _checkpoint(path: Path, model, solver: Solver, config: Config, iteration: int) -> None:
+    if distributed.is_main():
+        tensors = {name: value.numpy() for name, value in named_tensors(model).items()}
+        save_checkpoint(path, tensors, solver.momentum(), config, iteration)
+
+
+def _open_run(config: Config, out: Path, resume: bool):
+    """Check and create the run folder; the training state when resuming, else None."""
+    if jt.flags.use_cuda == 0 and config.train.amp:
+        raise UserError("train.amp needs a GPU: this run is on the CPU; leave out --set train.amp=true")
+    if resume:
+        state = load_training_state(out / "last.safetensors")
+        differing = _differences(config, state.config)
+        if differing:
+            raise UserError(
+                f"--resume with another configuration than {out / 'last.safetensors'}: {', '.join(differing)} differ; "
+                "give the same --config and --set, or train into another folder"
+            )
+        return state
+    if (out / "last.safetensors").exists():
+        raise UserError(f"{out} already holds a run: add --resume to continue it, or give another --out")
+    make_folder(out)
+    return None
+
+
+def _differences(config: Config, saved: Config) -> list[str]:
+    """Dotted keys that change what a run computes and differ; how it is logged or where data lies may change."""
+    free = {"data.root", "data.workers", "data.test", "train.weights", "train.log_period", "train.checkpoint_period"}
+    mine, theirs = _flatten(config.model_dump(mode="json")), _flatten(saved.model_dump(mode="json"))
+    return sorted(
+        key
+        for key in mine
+        if mine[key] != theirs.get(key) and key not in free and not key.startswith("test.")
+    )
+
+
+def _flatten(values: dict, prefix: str = "") -> dict:
+    flat: dict = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _progress(iteration: int, total: int, eta: float, rate: float, values: dict, seconds: float) -> str:
+    parts = " ".join(f"{name[len('loss_'):]} {values[name]:.3f}" for name in LOSSES)
+    return (
+        f"{iteration:>6}/{total}  eta {timedelta(seconds=round(eta))}  lr {rate:.2e}  "
+        f"loss {values['loss']:.3f} ({parts})  {seconds:.2f} s/it"
+    )
+
+
+class _Log:
+    """Appends one JSON object a line; on resuming, drops the lines after the checkpoint's iteration."""
+
+    def __init__(self, path: Path, first: int):
+        self.seconds = 0.0
+        self._path = path
+        kept = []
+        if first and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["iteration"] <= first:
+                        kept.append(line + "\n")
+                except (ValueError, KeyError):
+                    break  # a run killed in the middle of a line
+        if distributed.is_main():
+            write_text(path, "".join(kept))
+        self._file = None
+
+    def __enter__(self):
+        if distributed.is_main():
+            self._file = open(self._path, "a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_):
+        if self._file:
+            self._file.close()
+
+    def write(self, record: dict) -> None:
+        # The first iteration compiles; a running mean that starts after it is what an ETA should show.
+        self.seconds = record["seconds"] if self.seconds == 0 else 0.9 * self.seconds + 0.1 * record["seconds"]
+        if self._file:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
