@@ -1,0 +1,140 @@
+"""How a photograph becomes network input; the same code for training, testing and prediction.
+
+As released: decode to RGB without EXIF rotation, resize with PIL's antialiased bilinear filter in uint8, reorder the
+channels, subtract the mean, pad right and bottom with zeros to a multiple of 32.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import NamedTuple, Sequence
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from jrdp.config import InputConfig
+from jrdp.errors import UserError
+from jrdp.structures import ImageBatch
+
+SIZE_DIVISOR = 32  # P5 has stride 32, and the FPN doubles map sizes on its way down
+
+# `read_image` refuses such pictures with an error of its own, so Pillow's warning would only say it twice.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class PreparedImage(NamedTuple):
+    """One picture, ready to be put into a batch.
+
+    pixels: float32 `[3, h, w]`, resized and normalised, not padded.
+    original_size: (height, width) of the photograph.
+    """
+
+    pixels: np.ndarray
+    original_size: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) after resizing."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+
+def read_image(path: str | os.PathLike) -> Image.Image:
+    """The picture at `path`, decoded completely, in RGB; an EXIF rotation is ignored, as released.
+
+    Raises `UserError` when the file is missing, unreadable, no image, truncated or damaged, or larger than
+    Pillow's limit against decompression bombs (about 89 million pixels).
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+                raise UserError(
+                    f"cannot read image {path}: {image.width}x{image.height} pixels are more than the limit of "
+                    f"{Image.MAX_IMAGE_PIXELS}; shrink the picture first"
+                )
+            if ImageFile.LOAD_TRUNCATED_IMAGES:
+                raise UserError(
+                    f"cannot read image {path} safely: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process and "
+                    "fills damaged pictures with grey; set it to False"
+                )
+            return image.convert("RGB")
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"cannot read image {path}: it is not an image that Pillow knows") from error
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read image {path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"cannot read image {path}: it is a folder") from error
+    except Exception as error:  # decoders of damaged files raise almost anything (OSError, SyntaxError, struct.error)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read image {path}: {reason}") from error
+
+
+def resize_shape(width: int, height: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """(height, width) to which a picture of `width` x `height` is resized, as released.
+
+    The short side becomes `min_size`, or less where the long side would exceed `max_size`: then the short side is
+    rounded (half to even) and the long side truncated, which can leave it at `max_size` + 1 (1000x320 -> 481x154).
+    Pictures so thin that the rule asks for a short side of 0, where the released code fails, become 1 x `max_size`.
+    """
+    short, long = min(width, height), max(width, height)
+    size = min_size
+    if long / short * size > max_size:
+        size = int(round(max_size * short / long))
+    if size == 0:
+        return (1, max_size) if width >= height else (max_size, 1)
+    if short == size:
+        return height, width
+    if width < height:
+        return int(size * height / width), size
+    return size, int(size * width / height)
+
+
+def resize_image(image: Image.Image, config: InputConfig) -> Image.Image:
+    """`image` (RGB) at the size of `resize_shape`, by PIL's bilinear filter, which is antialiased when it shrinks."""
+    height, width = resize_shape(image.width, image.height, config.min_size, config.max_size)
+    return image.resize((width, height), Image.BILINEAR)
+
+
+def prepare_image(image: Image.Image, config: InputConfig, flip: bool = False) -> PreparedImage:
+    """An RGB picture resized, mirrored when `flip`, and normalised as `config` says."""
+    pixels = np.asarray(resize_image(image, config))  # [h, w, 3] uint8, RGB
+    if flip:
+        pixels = pixels[:, ::-1]
+    if config.channel_order == "bgr":
+        pixels = pixels[:, :, ::-1]
+    pixels = pixels.transpose(2, 0, 1).astype(np.float32, order="C")  # [3, h, w]
+    if config.scale != 255:  # x / 255 * 255 gives back the integers exactly, so 255 needs no arithmetic
+        pixels /= np.float32(255)
+        pixels *= np.float32(config.scale)
+    pixels -= np.asarray(config.mean, dtype=np.float32)[:, None, None]
+    pixels /= np.asarray(config.std, dtype=np.float32)[:, None, None]
+    return PreparedImage(pixels, (image.height, image.width))
+
+
+def padded_shape(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """(height, width) of a batch of pictures of these (height, width): the largest, rounded up to multiples of 32."""
+    height, width = np.max(np.asarray(sizes), axis=0)
+    return -(-int(height) // SIZE_DIVISOR) * SIZE_DIVISOR, -(-int(width) // SIZE_DIVISOR) * SIZE_DIVISOR
+
+
+def batch_images(
+    images: Sequence[PreparedImage],
+    image_ids: Sequence[int] | None = None,
+    shape: tuple[int, int] | None = None,
+) -> ImageBatch:
+    """Prepared pictures in one array, zero-padded right and bottom after normalisation (as released).
+
+    image_ids: default 0, 1, 2, ...
+    shape: (height, width) of the padded array where it is larger than these pictures need (a share of a larger batch).
+    """
+    if not images:
+        raise ValueError("a batch needs at least one picture")
+    sizes = [image.size for image in images]
+    height, width = padded_shape(sizes) if shape is None else shape
+    pixels = np.zeros((len(images), 3, height, width), dtype=np.float32)
+    for slot, image in zip(pixels, images):
+        slot[:, : image.size[0], : image.size[1]] = image.pixels
+    ids = list(range(len(images))) if image_ids is None else [int(i) for i in image_ids]
+    return ImageBatch(pixels, sizes, [image.original_size for image in images], ids)

@@ -1,0 +1,162 @@
+"""Preprocessing: bit for bit the released network's input, and one clear line for a bad picture."""
+
+import hashlib
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from jrdp.config import InputConfig
+from jrdp.data import transforms
+from jrdp.errors import UserError
+
+PICTURES = ["a_480x320", "b_267x400", "c_500x333", "d_320x480"]
+
+
+def _sha256(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_input_is_bit_exact(golden, name):
+    expected = np.load(golden / "r50" / f"infer_{name}.npz")
+    image = transforms.read_image(golden / "imgs" / f"{name}.png")
+    assert _sha256(np.asarray(image)) == str(expected["decoded_rgb/sha256"])
+    config = InputConfig()
+    assert _sha256(np.asarray(transforms.resize_image(image, config))) == str(expected["resized_rgb/sha256"])
+    prepared = transforms.prepare_image(image, config)
+    batch = transforms.batch_images([prepared])
+    assert batch.images.shape == tuple(expected["input/shape"])
+    assert _sha256(batch.images) == str(expected["input/sha256"])
+    assert [list(size) for size in batch.sizes] == expected["input/image_hw"].tolist()
+    assert batch.original_sizes == [(image.height, image.width)]
+    rgb = transforms.prepare_image(image, InputConfig(channel_order="rgb"))
+    assert _sha256(transforms.batch_images([rgb]).images) != str(expected["input/sha256"])
+
+
+def test_training_batch_is_bit_exact(golden):
+    expected = np.load(golden / "r50" / "train.npz")
+    images = [
+        transforms.prepare_image(transforms.read_image(golden / "imgs" / f"{name}.png"), InputConfig())
+        for name in PICTURES
+    ]
+    batch = transforms.batch_images(images, image_ids=[1, 2, 3, 4])
+    assert batch.images.shape == tuple(expected["b1/input/shape"])
+    assert _sha256(batch.images) == str(expected["b1/input/sha256"])
+    assert batch.image_ids == [1, 2, 3, 4] and len(batch) == 4
+
+
+def test_resize_rule(golden):
+    table = json.loads((golden / "ops.json").read_text())["resize_320_480 (w x h -> [h, w])"]
+    for size, expected in table.items():
+        width, height = map(int, size.split("x"))
+        assert list(transforms.resize_shape(width, height, 320, 480)) == expected, size
+
+
+def test_resize_rule_survives_threads_of_one_pixel():
+    assert transforms.resize_shape(10000, 1, 320, 480) == (1, 480)
+    assert transforms.resize_shape(1, 10000, 320, 480) == (480, 1)
+    image = Image.new("RGB", (10000, 1), "red")
+    assert transforms.prepare_image(image, InputConfig()).size == (1, 480)
+
+
+def test_flip_mirrors_the_resized_pixels():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 71, 3), dtype=np.uint8))
+    straight = transforms.prepare_image(image, InputConfig()).pixels
+    flipped = transforms.prepare_image(image, InputConfig(), flip=True).pixels
+    assert np.array_equal(flipped, straight[:, :, ::-1]) and not np.array_equal(flipped, straight)
+    assert flipped.flags.c_contiguous
+
+
+def test_other_conventions():
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (320, 320, 3), dtype=np.uint8))
+    config = InputConfig(channel_order="rgb", scale=1.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    expected = (np.asarray(image).astype(np.float64) / 255 - config.mean) / config.std
+    assert np.allclose(transforms.prepare_image(image, config).pixels.transpose(1, 2, 0), expected, atol=1e-6)
+
+
+def test_padding_is_zero_and_right_and_bottom():
+    small = transforms.PreparedImage(np.full((3, 33, 20), 7, np.float32), (66, 40))
+    large = transforms.PreparedImage(np.full((3, 10, 64), 9, np.float32), (10, 64))
+    batch = transforms.batch_images([small, large])
+    assert batch.images.shape == (2, 3, 64, 64) and batch.images.dtype == np.float32
+    assert (batch.images[0, :, :33, :20] == 7).all() and batch.images[0].sum() == 7 * 3 * 33 * 20
+    assert batch.sizes == [(33, 20), (10, 64)] and batch.original_sizes == [(66, 40), (10, 64)]
+    assert transforms.batch_images([small], shape=(96, 128)).images.shape == (1, 3, 96, 128)
+    with pytest.raises(ValueError):
+        transforms.batch_images([])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_other_picture_modes(tmp_path, mode):
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    Image.new("RGB", (12, 9), (200, 200, 200)).convert(mode).save(path)
+    image = transforms.read_image(path)
+    assert image.mode == "RGB" and image.size == (12, 9)
+
+
+def test_exif_rotation_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "rotated.jpg", exif=exif)
+    assert transforms.read_image(tmp_path / "rotated.jpg").size == (20, 10)
+
+
+def _noise(path):
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (120, 160, 3), dtype=np.uint8)).save(path)
+    return path.read_bytes()
+
+
+def _chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _bomb(width, height):
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = _chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + data + _chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("text.jpg", b"this is not a picture", "not an image"),
+        ("empty.png", b"", "not an image"),
+        ("warned_about.png", _bomb(10000, 10000), "limit"),
+        ("bomb.png", _bomb(60000, 60000), "decompression bomb"),
+    ],
+)
+def test_bad_pictures_give_one_line(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words) as raised:
+        transforms.read_image(path)
+    assert name in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.bmp", "x.gif", "x.webp"])
+def test_truncated_pictures_are_errors(tmp_path, name):
+    data = _noise(tmp_path / name)
+    for share in (0.02, 0.3, 0.6, 0.95):
+        (tmp_path / name).write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(UserError, match="cannot read image") as raised:
+            transforms.read_image(tmp_path / name)
+        assert "\n" not in str(raised.value)
+
+
+def test_pictures_are_never_filled_up(tmp_path, monkeypatch):
+    data = _noise(tmp_path / "x.jpg")
+    (tmp_path / "x.jpg").write_bytes(data[: len(data) // 2])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(UserError, match="LOAD_TRUNCATED_IMAGES"):
+        transforms.read_image(tmp_path / "x.jpg")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        transforms.read_image(tmp_path / "nothing.jpg")
+    with pytest.raises(UserError, match="folder"):
+        transforms.read_image(tmp_path)
