@@ -1,0 +1,105 @@
+"""COCO result lists: making them from detections, reading, checking and writing them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from jrdp.errors import UserError
+from jrdp.evaluation.files import read_json, write_json
+from jrdp.evaluation.ground_truth import GroundTruth, image_size, is_box
+from jrdp.evaluation.rle import checked_rle
+
+
+def box_results(
+    image_id: int | str, boxes: np.ndarray, scores: np.ndarray, category_id: int = 1
+) -> list[dict]:
+    """COCO box results of one picture, in the order given.
+
+    boxes: float32 `[K, 4]` (x1, y1, x2, y2) in the photograph's pixels; written as (x, y, x2 - x1 + 1, y2 - y1 + 1),
+    as released. scores: `[K]`. category_id: the id that the annotation file gives the salient class.
+    """
+    boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
+    one = np.float32(1)
+    xywh = np.stack(
+        [boxes[:, 0], boxes[:, 1], boxes[:, 2] - boxes[:, 0] + one, boxes[:, 3] - boxes[:, 1] + one], axis=1
+    )
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for box, score in zip(xywh.tolist(), _scores(scores, len(boxes)))
+    ]
+
+
+def mask_results(image_id: int | str, rles: list[dict], scores: np.ndarray, category_id: int = 1) -> list[dict]:
+    """COCO mask results of one picture, in the order given; `rles` as `rle.encode_masks` makes them."""
+    return [
+        {"image_id": image_id, "category_id": category_id, "segmentation": rle, "score": score}
+        for rle, score in zip(rles, _scores(scores, len(rles)))
+    ]
+
+
+def read_results(source: str | Path | list) -> list:
+    """The result list in a COCO results file, or `source` itself if it is a list already; content unchecked.
+
+    A file of the form {"annotations": [...]} is accepted too. Raises `UserError` for any other file.
+    """
+    content = source if isinstance(source, list) else read_json(source, "results file")
+    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        content = content["annotations"]
+    if not isinstance(content, list):
+        raise UserError(f"the results file {source} is not a COCO results file: it must be a list of results")
+    return content
+
+
+def write_results(path: str | Path, results: list[dict]) -> None:
+    """Write a COCO results file in one step."""
+    write_json(path, results, indent=None)
+
+
+def check_results(
+    results: list, ground_truth: GroundTruth, where: str = "results"
+) -> list[dict]:
+    """The results as class-agnostic COCO annotations for `ground_truth.iou_type`, in the order given.
+
+    Each gets category id 1, an id 1, 2, ..., its area and, for "segm", a compressed RLE and the RLE's box; a `bbox`
+    beside a mask is left aside, so that mask metrics depend on masks only. Raises `UserError` naming the first
+    result that has an unknown image id, no finite score, or not what the iou_type needs.
+    """
+    checked = []
+    for position, entry in enumerate(results):
+        place = f"{where}: result {position}"
+        if not isinstance(entry, dict) or "image_id" not in entry:
+            raise UserError(f"{place} has no image_id")
+        image_id = entry["image_id"]
+        image = ground_truth.images.get(image_id) if isinstance(image_id, (int, str)) else None
+        if image is None:
+            raise UserError(f"{place} is of image id {image_id!r}, which the ground truth does not have")
+        score = entry.get("score")
+        if not isinstance(score, (int, float)) or isinstance(score, bool) or not np.isfinite(score):
+            raise UserError(f"{place} has no finite score")
+        result = {"id": position + 1, "image_id": image_id, "category_id": 1, "score": float(score), "iscrowd": 0}
+        if ground_truth.iou_type == "bbox":
+            if not is_box(entry.get("bbox")):
+                raise UserError(f"{place} has no bbox of four finite numbers (x, y, width, height)")
+            result["bbox"] = [float(number) for number in entry["bbox"]]
+            result["area"] = result["bbox"][2] * result["bbox"][3]
+        else:
+            if "segmentation" not in entry:
+                raise UserError(f"{place} has no segmentation; boxes alone can be evaluated as bbox only")
+            try:
+                result["segmentation"] = checked_rle(entry["segmentation"], *image_size(image, "ground truth"))
+            except ValueError as error:
+                raise UserError(f"{place}: bad segmentation: {error}") from error
+            result["area"] = float(coco_mask.area(result["segmentation"]))
+            result["bbox"] = [float(number) for number in coco_mask.toBbox(result["segmentation"])]
+        checked.append(result)
+    return checked
+
+
+def _scores(scores: np.ndarray, count: int) -> list[float]:
+    values = np.asarray(scores).reshape(-1).tolist()
+    if len(values) != count:
+        raise ValueError(f"{count} detections but {len(values)} scores")
+    return values

@@ -1,0 +1,330 @@
+"""Metrics against the released evaluation, against pycocotools' own path, and against plain loops."""
+
+import contextlib
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from jrdp.errors import UserError
+from jrdp.evaluation.coco_metrics import (
+    METRIC_NAMES,
+    evaluate,
+    evaluate_with_curves,
+    format_metrics,
+    write_metrics,
+)
+from jrdp.evaluation.plots import write_pr_curves
+from jrdp.evaluation.results import box_results, write_results
+from jrdp.evaluation.rle import encode_masks
+
+IOU_TYPES = ("bbox", "segm")
+
+
+def make_dataset(seed=0, pictures=12, size=(200, 260)):
+    """Rectangular instances of all sizes, boxes and masks agreeing; ids unsorted and not contiguous."""
+    rng = np.random.default_rng(seed)
+    images, annotations = [], []
+    for position in range(pictures):
+        image_id = 1000 - 7 * position
+        images.append({"id": image_id, "file_name": f"{image_id}.jpg", "height": size[0], "width": size[1]})
+        for _ in range(position % 4):
+            w, h = (int(v) for v in rng.integers(8, 130, 2))
+            x, y = int(rng.integers(0, size[1] - w)), int(rng.integers(0, size[0] - h))
+            annotations.append({**rectangle(image_id, x, y, w, h, size), "id": 50 + len(annotations), "iscrowd": 0})
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "salient"}]}
+
+
+def rectangle(image_id, x, y, w, h, size):
+    mask = np.zeros(size, bool)
+    mask[max(y, 0) : y + h, max(x, 0) : x + w] = True
+    return {
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": [x, y, w, h],
+        "area": float(mask.sum()),
+        "segmentation": encode_masks(mask[None])[0],
+    }
+
+
+def make_results(dataset, seed=1, shift=6, size=(200, 260)):
+    """Every instance found once or twice, shifted and resized; some missed; some on the background."""
+    rng = np.random.default_rng(seed)
+    results = []
+    for annotation in dataset["annotations"]:
+        for _ in range(int(rng.integers(0, 3))):
+            x, y, w, h = (int(v + d) for v, d in zip(annotation["bbox"], rng.integers(-shift, shift + 1, 4)))
+            results.append(rectangle(annotation["image_id"], x, y, max(w, 2), max(h, 2), size))
+    for image in dataset["images"]:
+        for _ in range(int(rng.integers(0, 4))):
+            x, y, w, h = (int(v) for v in rng.integers(2, 100, 4))
+            results.append(rectangle(image["id"], x, y, w, h, size))
+    for result in results:
+        result["score"] = round(float(rng.random()), 1)  # ties are wanted
+        del result["area"]
+    return results
+
+
+def only(results, iou_type):
+    other = {"bbox": "segmentation", "segm": "bbox"}[iou_type]
+    return [{key: value for key, value in result.items() if key != other} for result in results]
+
+
+def pycocotools_says(dataset, results, iou_type):
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = copy.deepcopy(dataset)
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(only(results, iou_type))), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    stats = evaluation.stats
+    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100")
+    precision = evaluation.eval["precision"]
+    return {**dict(zip(names, stats)), "AP70": precision[4, :, :, 0, -1].mean()}, precision[:, :, 0, 0, -1]
+
+
+@pytest.mark.parametrize("iou_type", IOU_TYPES)
+def test_the_released_evaluation(golden, iou_type):
+    expected = np.load(golden / "r50" / "eval_curves.npz")
+    evaluation = evaluate_with_curves(golden / "annotations.json", golden / "r50" / f"{iou_type}.json", iou_type)
+    precision = expected[f"{iou_type}/precision_TxR_all_max100"]
+    np.testing.assert_allclose(evaluation.curves.precision, precision, atol=1e-12)
+    np.testing.assert_allclose(evaluation.curves.scores, expected[f"{iou_type}/scores_TxR"], atol=1e-7)
+    np.testing.assert_allclose(evaluation.curves.max_recall, expected[f"{iou_type}/recall_T"], atol=1e-12)
+    assert evaluation.metrics["images"] == 4 and evaluation.metrics["instances"] == 7
+    assert evaluation.metrics["AP_small"] == -1  # no small instance there
+
+
+@pytest.mark.parametrize("iou_type", IOU_TYPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_agrees_with_pycocotools(iou_type, seed):
+    dataset = make_dataset(seed)
+    results = make_results(dataset, seed + 10)
+    expected, precision = pycocotools_says(dataset, results, iou_type)
+    evaluation = evaluate_with_curves(dataset, only(results, iou_type), iou_type)
+    for name in METRIC_NAMES:
+        assert evaluation.metrics[name] == pytest.approx(expected[name], abs=1e-12), name
+    np.testing.assert_array_equal(evaluation.curves.precision, precision)
+    assert 0.05 < evaluation.metrics["AP"] < 0.95
+    assert evaluation.curves.mean().mean() == pytest.approx(evaluation.metrics["AP"])
+    assert evaluation.curves.at(0.9).mean() == precision[8].mean()
+    # A box beside a mask changes nothing, nor does it matter whether the ground truth is a COCO.
+    assert evaluate(dataset, results, iou_type) == evaluation.metrics
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = copy.deepcopy(dataset)
+        coco.createIndex()
+    assert evaluate(coco, results, iou_type) == evaluation.metrics
+    assert coco.dataset == dataset  # nothing of the caller's is changed
+
+
+def plain_ap(dataset, results, threshold):
+    """AP of boxes by the definition, in plain loops: greedy by score, then 101 recall points."""
+    flagged = []
+    for image in sorted(image["id"] for image in dataset["images"]):
+        truths = [a["bbox"] for a in dataset["annotations"] if a["image_id"] == image]
+        free = set(range(len(truths)))
+        mine = sorted((r for r in results if r["image_id"] == image), key=lambda r: -r["score"])
+        for result in mine:
+            x, y, w, h = result["bbox"]
+            best, best_iou = None, threshold
+            for index in sorted(free):
+                u, v, s, t = truths[index]
+                inner = max(0, min(x + w, u + s) - max(x, u)) * max(0, min(y + h, v + t) - max(y, v))
+                iou = inner / (w * h + s * t - inner)
+                if iou >= best_iou:
+                    best, best_iou = index, iou
+            free.discard(best)
+            flagged.append((result["score"], best is not None))
+    flagged.sort(key=lambda item: -item[0])
+    total, hits, points = len(dataset["annotations"]), 0, []
+    for count, (_, hit) in enumerate(flagged, start=1):
+        hits += hit
+        points.append((hits / total, hits / count))
+    return sum(max([p for r, p in points if r >= k / 100 - 1e-12], default=0) for k in range(101)) / 101
+
+
+def test_ap_by_plain_loops():
+    dataset = make_dataset(4)
+    results = make_results(dataset, 5)
+    metrics = evaluate(dataset, results, "bbox")
+    for percent in (50, 70, 75):
+        assert metrics[f"AP{percent}"] == pytest.approx(plain_ap(dataset, results, percent / 100), abs=1e-9)
+    assert plain_ap(dataset, results, 0.5) != plain_ap(dataset, results, 0.7) != plain_ap(dataset, results, 0.75)
+
+
+@pytest.mark.parametrize("iou_type", IOU_TYPES)
+def test_perfect_and_empty_results(iou_type):
+    dataset = make_dataset()
+    perfect = [{**a, "score": 0.5} for a in dataset["annotations"]]
+    metrics = evaluate(dataset, perfect, iou_type)
+    assert all(metrics[name] == 1.0 for name in METRIC_NAMES if name != "AR1")
+    assert metrics["AR1"] < 1.0  # several instances in a picture
+    assert metrics["images"] == 12 and metrics["instances"] == metrics["detections"] == len(dataset["annotations"])
+    empty = evaluate(dataset, [], iou_type)
+    assert all(empty[name] == 0.0 for name in METRIC_NAMES) and empty["detections"] == 0
+    nothing = evaluate({**dataset, "annotations": []}, perfect, iou_type)
+    assert all(nothing[name] == -1.0 for name in METRIC_NAMES) and nothing["instances"] == 0
+
+
+def test_class_agnostic_and_safe_with_id_zero():
+    dataset = make_dataset()
+    results = make_results(dataset)
+    expected = evaluate(dataset, results, "segm")
+    other = copy.deepcopy(dataset)
+    other["categories"] = [{"id": 3, "name": "a"}, {"id": 9, "name": "b"}]
+    for index, annotation in enumerate(other["annotations"]):
+        annotation.update(id=index, category_id=(3, 9)[index % 2])
+    renamed = [{**result, "category_id": 77} for result in results]
+    assert evaluate(other, renamed, "segm") == expected
+
+
+def test_crowd_regions_are_ignored():
+    dataset = make_dataset()
+    results = make_results(dataset)
+    crowd = copy.deepcopy(dataset)
+    crowd["annotations"][0]["iscrowd"] = 1
+    expected, _ = pycocotools_says(crowd, results, "segm")
+    metrics = evaluate(crowd, results, "segm")
+    assert metrics["AP"] == pytest.approx(expected["AP"], abs=1e-12)
+    assert metrics["instances"] == len(dataset["annotations"]) - 1
+    assert metrics["AP"] != evaluate(dataset, results, "segm")["AP"]
+
+
+def test_at_most_100_detections_count():
+    dataset = make_dataset(pictures=2)
+    annotation = dataset["annotations"][0]
+    far = [{**rectangle(annotation["image_id"], 0, 0, 1, 1, (200, 260)), "score": 0.9} for _ in range(100)]
+    metrics = evaluate(dataset, far + [{**annotation, "score": 0.5}], "bbox")
+    assert metrics["AP50"] == 0 and metrics["detections"] == 101
+    assert evaluate(dataset, far[1:] + [{**annotation, "score": 0.5}], "bbox")["AP50"] > 0
+
+
+def test_polygons_and_uncompressed_masks_of_other_systems():
+    dataset = make_dataset()
+    annotation = next(a for a in dataset["annotations"] if a["image_id"] == 1000 - 7)
+    x, y, w, h = annotation["bbox"]
+    polygon = {"image_id": 993, "score": 0.5, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+    mask = coco_mask.decode({**annotation["segmentation"], "counts": annotation["segmentation"]["counts"].encode()})
+    flat, runs, value = mask.T.reshape(-1), [0], 0
+    for pixel in flat:
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    plain = {"image_id": 993, "score": 0.5, "segmentation": {"size": [200, 260], "counts": runs}}
+    assert evaluate(dataset, [polygon], "segm")["AR100"] == evaluate(dataset, [plain], "segm")["AR100"] > 0
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda r: r.update(image_id=5), "result 2 is of image id 5, which the ground truth does not have"),
+        (lambda r: r.update(image_id=[1]), "image id"),
+        (lambda r: r.pop("image_id"), "result 2 has no image_id"),
+        (lambda r: r.pop("score"), "result 2 has no finite score"),
+        (lambda r: r.update(score=float("nan")), "result 2 has no finite score"),
+        (lambda r: r.pop("segmentation"), "result 2 has no segmentation"),
+        (lambda r: r["segmentation"].update(size=[260, 200]), "size"),
+        (lambda r: r["segmentation"].update(counts="zz"), "bad segmentation"),
+    ],
+)
+def test_bad_results(change, message):
+    dataset = make_dataset()
+    results = copy.deepcopy(make_results(dataset))
+    change(results[2])
+    with pytest.raises(UserError, match=message) as caught:
+        evaluate(dataset, results, "segm")
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_boxes():
+    dataset = make_dataset()
+    for box in (None, [1, 2, 3], [1, 2, 3, float("inf")], ["1", 2, 3, 4]):
+        with pytest.raises(UserError, match="result 0 has no bbox"):
+            evaluate(dataset, [{"image_id": 1000, "score": 1.0, "bbox": box}], "bbox")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.pop("annotations"), "needs the lists images and annotations"),
+        (lambda d: d["annotations"][1].update(image_id=3), r"annotations\[1\] is of the unknown image id 3"),
+        (lambda d: d["annotations"][1].pop("segmentation"), r"annotations\[1\] has no segmentation"),
+        (lambda d: d["annotations"].append(4), "has no image_id"),
+        (lambda d: d["images"].append(d["images"][0]), "two images have the id 1000"),
+        (lambda d: d["images"][1].pop("height"), "needs a positive width and height"),
+        (lambda d: d["annotations"][1].update(area=None), "area"),
+        (lambda d: d["images"].append({"id": "a"}), "all numbers or all strings"),
+    ],
+)
+def test_bad_ground_truth(change, message):
+    dataset = make_dataset()
+    change(dataset)
+    with pytest.raises(UserError, match=message):
+        evaluate(dataset, [], "segm")
+
+
+def test_files(tmp_path):
+    dataset = make_dataset()
+    results = make_results(dataset)
+    (tmp_path / "gt.json").write_text(json.dumps(dataset))
+    write_results(tmp_path / "results.json", only(results, "segm"))
+    evaluation = evaluate_with_curves(tmp_path / "gt.json", str(tmp_path / "results.json"), "segm")
+    assert evaluation.metrics == evaluate(dataset, results, "segm")
+    write_metrics(tmp_path / "out" / "metrics.json", {"segm": evaluation.metrics})
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {"segm": evaluation.metrics}
+    write_pr_curves(tmp_path / "out" / "pr_curves.png", {"bbox": evaluation.curves, "segm": evaluation.curves})
+    assert (tmp_path / "out" / "pr_curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["metrics.json", "pr_curves.png"]
+    broken = {"none.json": None, "bad.json": b"{", "bytes.json": b"\xff\xfe\x00", "map.json": b"{}"}
+    for name, content in broken.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            evaluate(dataset, tmp_path / name, "segm")
+        with pytest.raises(UserError, match=name):
+            evaluate(tmp_path / name, results, "segm")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_metrics(tmp_path / "file" / "metrics.json", {})
+    with pytest.raises(UserError, match="iou_type"):
+        evaluate(dataset, results, "keypoints")
+
+
+def test_table():
+    dataset = make_dataset()
+    metrics = {"bbox": evaluate(dataset, make_results(dataset), "bbox"), "segm": evaluate(dataset, [], "segm")}
+    metrics["segm"]["AP_small"] = -1.0
+    lines = format_metrics(metrics).splitlines()
+    assert lines[0].split() == ["%"] + list(METRIC_NAMES)
+    assert lines[1].split() == ["bbox"] + [f"{100 * metrics['bbox'][name]:.1f}" for name in METRIC_NAMES]
+    assert lines[2].split()[5] == "-"
+    assert len({len(line) for line in lines[:3]}) == 1
+    assert "12 images" in lines[3]
+
+
+def test_box_results_have_the_plus_one():
+    (result,) = box_results(7, np.array([[10.5, 20, 30.25, 20]], np.float32), np.array([0.25], np.float32), 3)
+    assert result == {"image_id": 7, "category_id": 3, "bbox": [10.5, 20.0, 20.75, 1.0], "score": 0.25}
+    assert box_results(7, np.zeros((0, 4)), np.zeros(0)) == []
+    with pytest.raises(ValueError, match="1 detections but 2 scores"):
+        box_results(7, np.zeros((1, 4)), np.zeros(2))
+
+
+def test_box_results_of_the_released_network(golden):
+    released = json.loads((golden / "r50" / "bbox.json").read_text())
+    detections = np.load(golden / "r50" / "infer_a_480x320.npz")
+    ours = box_results(1, detections["det/boxes_orig"], detections["det/scores"])
+    theirs = [result for result in released if result["image_id"] == 1]
+    assert len(ours) == len(theirs) > 10
+    for mine, other in zip(ours, theirs):
+        assert mine["bbox"] == pytest.approx(other["bbox"], abs=1e-4)
+        assert mine["score"] == pytest.approx(other["score"], abs=1e-6)
