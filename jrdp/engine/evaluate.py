@@ -10,7 +10,8 @@ from jrdp.config import Config
 from jrdp.data.transforms import batch_images
 from jrdp.engine.files import make_folder, write_json
 from jrdp.engine.inference import detect_batch
-from jrdp.evaluation.coco_metrics import evaluate, format_metrics, plot_curves, precision_recall
+from jrdp.evaluation.coco_metrics import evaluate_with_curves, format_metrics
+from jrdp.evaluation.plots import write_pr_curves
 from jrdp.evaluation.results import box_results, mask_results
 from jrdp.ops import paste_mask_rle
 
@@ -49,16 +50,11 @@ def evaluate_dataset(network, config: Config, name: str, dataset, out: Path) -> 
             found_masks += mask_results(image_id, masks, instances.scores, dataset.category_id)
     write_json(out / "bbox.json", found_boxes)
     write_json(out / "segm.json", found_masks)
-    metrics = {
-        "bbox": evaluate(dataset.json_path, found_boxes, "bbox"),
-        "segm": evaluate(dataset.json_path, found_masks, "segm"),
-    }
+    found = {"bbox": found_boxes, "segm": found_masks}
+    evaluations = {kind: evaluate_with_curves(dataset.json_path, results, kind) for kind, results in found.items()}
+    metrics = {kind: evaluation.metrics for kind, evaluation in evaluations.items()}
     write_json(out / "metrics.json", metrics)
-    curves = {
-        "bbox": precision_recall(dataset.json_path, found_boxes, "bbox"),
-        "segm": precision_recall(dataset.json_path, found_masks, "segm"),
-    }
-    plot_curves(curves, out / "pr_curves.png")
+    write_pr_curves(out / "pr_curves.png", {kind: evaluation.curves for kind, evaluation in evaluations.items()})
     print(f"{name}: {len(order)} pictures")
     print(format_metrics(metrics))
     print(f"results: {out}")

@@ -44,7 +44,7 @@ def style_precision_recall(axes: Axes, title: str) -> None:
 
 def write_pr_curves(path: str | Path, curves: dict[str, Curves]) -> None:
     """Write `pr_curves.png`: one panel for each of {"bbox": curves, "segm": curves}, a line per IoU threshold."""
-    figure = new_figure(5.4 * max(len(curves), 1), 4.6)
+    figure = new_figure(6.6 * max(len(curves), 1), 4.4)
     panels = figure.subplots(1, max(len(curves), 1), squeeze=False)[0]
     names = {"bbox": "Boxes", "segm": "Masks"}
     for axes, (iou_type, curve) in zip(panels, curves.items()):
@@ -56,7 +56,8 @@ def write_pr_curves(path: str | Path, curves: dict[str, Curves]) -> None:
             axes.plot(curve.recalls, curve.precision[position], color=shade, linewidth=1.4, label=label)
         label = f"mean AP    {format_percent(mean.mean()):>5}"
         axes.plot(curve.recalls, mean, color="#d64545", linewidth=2.4, linestyle=(0, (4, 1.5)), label=label)
-        axes.legend(loc="lower left", framealpha=0.92, edgecolor=GRID, prop={"family": "monospace", "size": 7.5})
+        # Beside the axes: there is no corner of a precision-recall plot that a curve cannot cross.
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, prop={"family": "monospace", "size": 8})
     write_bytes(path, png_bytes(figure))
 
 
