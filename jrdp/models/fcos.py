@@ -1,0 +1,161 @@
+"""The FCOS detector (Tian et al., 2019) as released: one head for all levels, and its losses.
+
+Shapes: N images, L = locations of all levels together, level by level (P3..P7) and row-major within a level.
+A box is regressed as its distances (left, top, right, bottom) from the location, in network pixels.
+`fcos_targets.py` says what each location should answer, `fcos_decode.py` turns the answers into boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+from jrdp.config import FcosConfig
+from jrdp.models.fcos_targets import LocationTargets
+from jrdp.models.fpn import CHANNELS, LEVELS
+from jrdp.models.layers import Conv, GroupNorm, Stages, keep, small_normal
+
+PRIOR = 0.01  # what the untrained head answers everywhere (focal loss, Lin et al., 2017)
+FOCAL_ALPHA = 0.25
+SMALLEST_FLOAT = float(np.finfo(np.float32).tiny)
+
+
+class HeadOutput(NamedTuple):
+    """Per level (P3..P7) what the head says of each location."""
+
+    logits: list[jt.Var]  # [N, 1, H, W], salient or not, before the sigmoid
+    distances: list[jt.Var]  # [N, 4, H, W], positive, network pixels
+    centerness: list[jt.Var]  # [N, 1, H, W], before the sigmoid
+
+
+class Scale(nn.Module):
+    """One learnt factor `[1]`."""
+
+    def __init__(self):
+        self.scale = jt.array(np.ones(1, np.float32))
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return x * self.scale.reshape(1, 1, 1, 1)
+
+
+def tower(channels: int) -> nn.Sequential:
+    """Four times 3x3 convolution, group norm, ReLU."""
+    layers = nn.Sequential()
+    for in_channels in (CHANNELS, channels, channels, channels):
+        layers.append(Conv(in_channels, channels, 3, init=small_normal))
+        layers.append(GroupNorm(channels))
+        layers.append(nn.ReLU())
+    return layers
+
+
+class FcosHead(nn.Module):
+    """P'3..P'7 `[N, 256, H, W]` -> `HeadOutput`. Centerness comes from the classification tower, as released.
+
+    Six scales exist and five are used: the sixth is in every released checkpoint (`state.UNUSED_PARAMETERS`).
+    """
+
+    def __init__(self, config: FcosConfig):
+        self.cls_tower = tower(config.channels)
+        self.bbox_tower = tower(config.channels)
+        bias = -math.log((1 - PRIOR) / PRIOR)
+        self.cls_logits = Conv(config.channels, 1, 3, init=small_normal, bias_value=bias)
+        self.bbox_pred = Conv(config.channels, 4, 3, init=small_normal)
+        self.centerness = Conv(config.channels, 1, 3, init=small_normal)
+        self.scales = nn.Sequential(*[Scale() for _ in range(6)])
+
+    def execute(self, features: list[jt.Var], stages: Stages = None) -> HeadOutput:
+        output = HeadOutput([], [], [])
+        for level, x, scale in zip(LEVELS, features, self.scales):
+            cls, box = self.cls_tower(x), self.bbox_tower(x)
+            output.logits.append(keep(stages, f"cls_logits_P{level}", self.cls_logits(cls)))
+            distances = jt.exp(scale(self.bbox_pred(box)))
+            output.distances.append(keep(stages, f"bbox_reg_P{level}", distances))
+            output.centerness.append(keep(stages, f"centerness_P{level}", self.centerness(cls)))
+        return output
+
+
+def fcos_losses(output: HeadOutput, targets: LocationTargets) -> dict[str, jt.Var]:
+    """loss_cls, loss_reg, loss_centerness, each `[1]`; `targets` are those of all N images.
+
+    As released: the focal loss is divided by the number of positive locations + N; the box loss -log IoU (areas + 1)
+    is weighted by the centerness target; the centerness loss is the mean over positives. Without a positive the last
+    two are zero. Sums run over every location with a weight, so that shapes do not depend on the ground truth.
+    """
+    logits = flatten(output.logits)[:, :, 0]  # [N, L]
+    distances = flatten(output.distances)  # [N, L, 4]
+    centerness = flatten(output.centerness)[:, :, 0]  # [N, L]
+    images = logits.shape[0]
+    positives = int(targets.positive.sum())
+    weight_sum = float(targets.centerness.sum(dtype=np.float64))
+
+    positive = jt.array(targets.positive.astype(np.float32))  # [N, L]
+    loss_cls = sigmoid_focal_loss(logits, positive).sum() / (positives + images)
+
+    # Elsewhere than at positives both sides get the same harmless distances: an IoU loss of zero.
+    wanted = np.where(targets.positive[:, :, None], targets.distances, np.float32(1))
+    given = jt.ternary(jt.array(targets.positive).unsqueeze(2).broadcast(distances.shape), distances, jt.array(wanted))
+    weight = jt.array(targets.centerness)  # [N, L], zero where not positive
+    loss_reg = (weight * iou_loss(given, jt.array(wanted))).sum() / max(weight_sum, SMALLEST_FLOAT)
+
+    loss_centerness = (positive * bce_with_logits(centerness, weight)).sum() / max(positives, 1)
+    return {"loss_cls": loss_cls, "loss_reg": loss_reg, "loss_centerness": loss_centerness}
+
+
+def flatten(levels: list[jt.Var]) -> jt.Var:
+    """Per level `[N, C, H, W]` -> `[N, L, C]`."""
+    n, c = levels[0].shape[:2]
+    return jt.concat([x.reshape(n, c, -1) for x in levels], dim=2).permute(0, 2, 1)
+
+
+class _SigmoidFocalLoss(jt.Function):
+    """The released CUDA kernel's formulas for gamma = 2, value and gradient, which stay finite for any logit."""
+
+    def execute(self, logits: jt.Var, positive: jt.Var) -> jt.Var:
+        p = jt.sigmoid(logits)
+        log_p = jt.log(jt.maximum(p, SMALLEST_FLOAT))
+        log_not_p = -(jt.maximum(logits, 0.0) + jt.log(1.0 + jt.exp(-jt.abs(logits))))
+        self.saved = positive, p, log_p, log_not_p
+        loss_positive = (1.0 - p) * (1.0 - p) * log_p
+        loss_negative = p * p * log_not_p
+        return -FOCAL_ALPHA * positive * loss_positive - (1.0 - FOCAL_ALPHA) * (1.0 - positive) * loss_negative
+
+    def grad(self, grad_loss: jt.Var):
+        positive, p, log_p, log_not_p = self.saved
+        grad_positive = (1.0 - p) * (1.0 - p) * (1.0 - p - 2.0 * p * log_p)
+        grad_negative = p * p * (2.0 * (1.0 - p) * log_not_p - p)
+        grad = -FOCAL_ALPHA * positive * grad_positive - (1.0 - FOCAL_ALPHA) * (1.0 - positive) * grad_negative
+        return grad_loss * grad, None
+
+
+def sigmoid_focal_loss(logits: jt.Var, positive: jt.Var) -> jt.Var:
+    """Focal loss (Lin et al., 2017), alpha 0.25, gamma 2, of each logit; `positive` is float32 0 or 1 of that shape."""
+    return _SigmoidFocalLoss.apply(logits, positive)
+
+
+def iou_loss(given: jt.Var, wanted: jt.Var) -> jt.Var:
+    """-log((I + 1) / (U + 1)) of two boxes around the same location: distances `[..., 4]` -> `[...]`.
+
+    I and U are areas of intersection and union in square pixels (no + 1 on the sides here, as released).
+    """
+    left, top, right, bottom = [given[..., k] for k in range(4)]
+    wanted_left, wanted_top, wanted_right, wanted_bottom = [wanted[..., k] for k in range(4)]
+    width = jt.minimum(left, wanted_left) + jt.minimum(right, wanted_right)
+    height = jt.minimum(top, wanted_top) + jt.minimum(bottom, wanted_bottom)
+    intersection = width * height
+    wanted_area = (wanted_left + wanted_right) * (wanted_top + wanted_bottom)
+    union = (left + right) * (top + bottom) + wanted_area - intersection
+    return -jt.log((intersection + 1.0) / (union + 1.0))
+
+
+def bce_with_logits(logits: jt.Var, wanted: jt.Var) -> jt.Var:
+    """Binary cross entropy of each logit against a float32 target in 0..1; finite for any logit.
+
+    Written without |x|, whose gradient at 0 in Jittor is 1: x (1 - t) + log(1 + exp(-x)), the logarithm taken out of a
+    common factor exp(m).
+    """
+    m = jt.maximum(-logits, 0.0).stop_grad()
+    return logits * (1.0 - wanted) + m + jt.log(jt.exp(-m) + jt.exp(-logits - m))

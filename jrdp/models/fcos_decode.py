@@ -1,0 +1,96 @@
+"""From the FCOS head's answers to boxes and scores, in NumPy, as released."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jrdp import boxes as box_ops
+from jrdp.config import FcosConfig
+from jrdp.models.fcos_targets import locations
+from jrdp.models.fpn import STRIDES
+from jrdp.ops import nms
+
+
+class Detections(NamedTuple):
+    """Boxes of one image in network pixels, level by level and row-major, not sorted by score."""
+
+    boxes: np.ndarray  # float32 [K, 4]
+    scores: np.ndarray  # float32 [K]
+
+
+def decode(
+    logits: list[np.ndarray],
+    distances: list[np.ndarray],
+    centerness: list[np.ndarray],
+    sizes: list[tuple[int, int]],
+    config: FcosConfig,
+) -> list[Detections]:
+    """The detections of each image of a batch.
+
+    logits, centerness: per level (P3..P7) float32 `[N, 1, H, W]` before the sigmoid; distances: `[N, 4, H, W]` > 0.
+    sizes: (height, width) of each image without its padding; boxes are clipped to it.
+    """
+    candidates = [
+        level_candidates(*level, stride, sizes, config)
+        for *level, stride in zip(logits, distances, centerness, STRIDES)
+    ]
+    return [_suppress(merge(per_level), config) for per_level in zip(*candidates)]
+
+
+def level_candidates(
+    logits: np.ndarray,
+    distances: np.ndarray,
+    centerness: np.ndarray,
+    stride: int,
+    sizes: list[tuple[int, int]],
+    config: FcosConfig,
+) -> list[Detections]:
+    """One level's boxes before suppression, for each image.
+
+    The threshold is on the classification alone, the score is classification times centerness. A level without any
+    location above the threshold in the whole batch gives its best one all the same, as released: so the result for
+    an image can depend on its batch.
+    """
+    n, _, height, width = logits.shape
+    probability = sigmoid(logits).reshape(n, -1)
+    score = probability * sigmoid(centerness).reshape(n, -1)
+    distance = distances.reshape(n, 4, -1).transpose(0, 2, 1)
+    points = locations(height, width, stride)
+
+    is_candidate = probability > np.float32(config.pre_nms_threshold)
+    if not is_candidate.any():
+        is_candidate = probability >= probability.max()
+    found = []
+    for image in range(n):
+        chosen = np.flatnonzero(is_candidate[image])
+        if len(chosen) > config.pre_nms_top_n:
+            best = np.argsort(-score[image, chosen], kind="stable")[: config.pre_nms_top_n]
+            chosen = chosen[np.sort(best)]
+        x, y = points[chosen].T
+        left, top, right, bottom = distance[image, chosen].T
+        boxes = np.stack([x - left, y - top, x + right, y + bottom], axis=1)
+        found.append(Detections(box_ops.clip(boxes, *sizes[image]).astype(np.float32), score[image, chosen]))
+    return found
+
+
+def merge(parts: tuple[Detections, ...]) -> Detections:
+    """One after the other."""
+    return Detections(np.concatenate([part.boxes for part in parts]), np.concatenate([part.scores for part in parts]))
+
+
+def _suppress(found: Detections, config: FcosConfig) -> Detections:
+    """Non-maximum suppression over all levels together, then the best `post_nms_top_n`; ties for the last place stay."""
+    kept = nms(found.boxes, found.scores, config.nms_threshold)
+    boxes, scores = found.boxes[kept], found.scores[kept]
+    if len(scores) > config.post_nms_top_n:
+        last = np.sort(scores)[-config.post_nms_top_n]
+        boxes, scores = boxes[scores >= last], scores[scores >= last]
+    return Detections(boxes, scores)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) in float32; exp is only taken of negative numbers, so nothing overflows."""
+    small = np.exp(-np.abs(x))
+    return (np.where(x >= 0, np.float32(1), small) / (1 + small)).astype(np.float32)

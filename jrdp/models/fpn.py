@@ -1,0 +1,71 @@
+"""The feature pyramid network (Lin et al., 2017) with P6 and P7, which every enhancement builds upon."""
+
+from __future__ import annotations
+
+import jittor as jt
+from jittor import nn
+
+from jrdp.config import PyramidConfig
+from jrdp.models.layers import Conv, Stages, bilinear, keep
+
+CHANNELS = 256
+LEVELS = (3, 4, 5, 6, 7)
+STRIDES = (8, 16, 32, 64, 128)  # of P3..P7 against the network input
+
+
+class TopBlocks(nn.Module):
+    """P6 and P7 from P5, each a 3x3 convolution of stride 2; the ReLU is on the way to P7 only, as released."""
+
+    def __init__(self):
+        self.p6 = Conv(CHANNELS, CHANNELS, 3, stride=2)
+        self.p7 = Conv(CHANNELS, CHANNELS, 3, stride=2)
+
+    def execute(self, p5: jt.Var) -> tuple[jt.Var, jt.Var]:
+        p6 = self.p6(p5)
+        return p6, self.p7(nn.relu(p6))
+
+
+class FPN(nn.Module):
+    """C3, C4, C5 -> P3..P7, each `[N, 256, H/s, W/s]` with s = 8, 16, 32, 64, 128 (rounded up). No activations.
+
+    `fpn_inner2`, `fpn_layer2` belong to C3 and P3, as in the released checkpoints (C2 is not used).
+    A pyramid that enhances these levels is a subclass with `_build_enhancement` and `enhance`; its parameters come
+    between the FPN's own and those of P6 and P7, which are made from the P5 that is not enhanced.
+    """
+
+    def __init__(self, config: PyramidConfig, in_channels: tuple[int, int, int]):
+        self.upsample = config.upsample
+        c3, c4, c5 = in_channels
+        self.fpn_inner2 = Conv(c3, CHANNELS, 1)
+        self.fpn_layer2 = Conv(CHANNELS, CHANNELS, 3)
+        self.fpn_inner3 = Conv(c4, CHANNELS, 1)
+        self.fpn_layer3 = Conv(CHANNELS, CHANNELS, 3)
+        self.fpn_inner4 = Conv(c5, CHANNELS, 1)
+        self.fpn_layer4 = Conv(CHANNELS, CHANNELS, 3)
+        self._build_enhancement(config)
+        self.top_blocks = TopBlocks()
+
+    def _build_enhancement(self, config: PyramidConfig) -> None:
+        """Make the layers of `enhance`; the plain FPN has none."""
+
+    def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
+        """P3..P7 -> as many maps of the same shapes; the plain FPN leaves them as they are."""
+        return levels
+
+    def execute(self, c3: jt.Var, c4: jt.Var, c5: jt.Var, stages: Stages = None) -> list[jt.Var]:
+        top5 = self.fpn_inner4(c5)
+        top4 = self.fpn_inner3(c4) + self._upsample(top5)
+        top3 = self.fpn_inner2(c3) + self._upsample(top4)
+        p3, p4, p5 = self.fpn_layer2(top3), self.fpn_layer3(top4), self.fpn_layer4(top5)
+        levels = [p3, p4, p5, *self.top_blocks(p5)]
+        for level, x in zip(LEVELS, levels):
+            keep(stages, f"P{level}", x)
+        levels = self.enhance(levels, stages)
+        for level, x in zip(LEVELS, levels):
+            keep(stages, f"RP{level}", x)
+        return levels
+
+    def _upsample(self, x: jt.Var) -> jt.Var:
+        if self.upsample == "bilinear":
+            return bilinear(x, (2 * x.shape[2], 2 * x.shape[3]))
+        return nn.interpolate(x, scale_factor=2, mode="nearest")

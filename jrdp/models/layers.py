@@ -1,0 +1,112 @@
+"""The few layers that the network is built from, and how their weights start.
+
+Every tensor is an attribute named as in the released checkpoints (`weight`, `bias`, ...). Initial weights are drawn
+from NumPy's global generator, which `jt.set_global_seed` seeds, so that they are the same on every device.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Optional
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+Init = Callable[[tuple], np.ndarray]
+Stages = Optional[Dict[str, jt.Var]]
+
+
+def kaiming_uniform(shape: tuple) -> np.ndarray:
+    """He et al.'s uniform initialisation for a linear layer (a = 1): the variance is 1 / fan_in."""
+    bound = np.sqrt(3.0 / np.prod(shape[1:]))
+    return np.random.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def kaiming_normal_fan_out(shape: tuple) -> np.ndarray:
+    """He et al.'s normal initialisation before a ReLU, by the number of outputs: the variance is 2 / fan_out."""
+    fan_out = shape[0] * np.prod(shape[2:])
+    return (np.sqrt(2.0 / fan_out) * np.random.standard_normal(shape)).astype(np.float32)
+
+
+def small_normal(shape: tuple) -> np.ndarray:
+    """Normal with standard deviation 0.01, as in the FCOS head."""
+    return (0.01 * np.random.standard_normal(shape)).astype(np.float32)
+
+
+class Conv(nn.Module):
+    """A convolution with "same" padding (kernel // 2): `[N, in, H, W]` -> `[N, out, ceil(H/s), ceil(W/s)]`.
+
+    The bias, when there is one, starts at `bias_value`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        init: Init = kaiming_uniform,
+        bias_value: float = 0.0,
+    ):
+        self.stride, self.padding, self.groups = stride, kernel // 2, groups
+        self.weight = jt.array(init((out_channels, in_channels // groups, kernel, kernel)))
+        self.bias = jt.array(np.full(out_channels, bias_value, np.float32)) if bias else None
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return nn.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm as a fixed affine map with no epsilon, as released: w / sqrt(var) * (x - mean) + b.
+
+    Its four tensors `[C]` are never trained.
+    """
+
+    def __init__(self, channels: int):
+        self.weight = jt.array(np.ones(channels, np.float32)).stop_grad()
+        self.bias = jt.array(np.zeros(channels, np.float32)).stop_grad()
+        self.running_mean = jt.array(np.zeros(channels, np.float32)).stop_grad()
+        self.running_var = jt.array(np.ones(channels, np.float32)).stop_grad()
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        scale = self.weight / jt.sqrt(self.running_var)
+        shift = self.bias - self.running_mean * scale
+        return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu and He, 2018) of `[N, C, H, W]`, with learnt `weight` and `bias` `[C]`.
+
+    Jittor's own takes the variance as E[x^2] - E[x]^2, which loses every digit when the mean is large against the
+    spread. Here the mean is taken off first, and then the rounding error of that mean.
+    """
+
+    def __init__(self, channels: int, groups: int = 32, eps: float = 1e-5):
+        self.groups, self.eps = groups, eps
+        self.weight = jt.array(np.ones(channels, np.float32))
+        self.bias = jt.array(np.zeros(channels, np.float32))
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        n, c, h, w = x.shape
+        x = x.reshape(n, self.groups, -1)
+        x = x - x.mean(dim=2, keepdims=True)
+        x = x - x.mean(dim=2, keepdims=True)
+        variance = (x * x).mean(dim=2, keepdims=True)
+        x = (x / jt.sqrt(variance + self.eps)).reshape(n, c, h, w)
+        return x * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
+
+
+def bilinear(x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    """`[N, C, h, w]` -> `[N, C, *size]`, bilinear between pixel centres (align_corners=False), no antialiasing."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return nn.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def keep(stages: Stages, name: str, x: jt.Var) -> jt.Var:
+    """Note `x` as the named stage when somebody asked for the stages; returns `x`."""
+    if stages is not None:
+        stages[name] = x
+    return x

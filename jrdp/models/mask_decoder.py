@@ -1,0 +1,157 @@
+"""The mask heads: the paper's multi-level decoder and Mask R-CNN's single-level head that it is compared with.
+
+Shapes: R RoIs (batch index, x1, y1, x2, y2 in network pixels) of all images of a batch together. Both heads answer
+`[R, 2, M, M]` logits of the mask within the RoI; channel 1 is "salient", channel 0 is never trained nor used, as
+released. M is 32 for the multi-level head and 28 for the single-level one; losses and pasting work with either.
+"""
+
+from __future__ import annotations
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+from jrdp import boxes as box_ops
+from jrdp.config import MaskConfig
+from jrdp.models.fpn import CHANNELS, STRIDES
+from jrdp.models.layers import Conv, GroupNorm, Stages, bilinear, kaiming_normal_fan_out, keep
+from jrdp.ops import multilevel_roi_align, roi_align
+
+DECODER_CHANNELS = 128
+SAMPLING_RATIO = 2
+SALIENT = 1  # the channel that counts
+
+
+class MaskHead(nn.Module):
+    """Features of each RoI, then a prediction: `[R, 2, M, M]` logits from P'3..P'7 and RoIs `[R, 5]`."""
+
+    def __init__(self, config: MaskConfig):
+        if config.head == "single_level":
+            self.resolution = SingleLevelExtractor.RESOLUTION * 2
+            self.feature_extractor = SingleLevelExtractor()
+            self.predictor = UpsamplingPredictor()
+        else:
+            self.resolution = MultiLevelDecoder.RESOLUTIONS[0]
+            self.feature_extractor = MultiLevelDecoder()
+            self.predictor = Predictor(DECODER_CHANNELS)
+
+    def execute(self, features: list[jt.Var], rois: jt.Var, stages: Stages = None) -> jt.Var:
+        if rois.shape[0] == 0:
+            return jt.zeros((0, 2, self.resolution, self.resolution))
+        return keep(stages, "mask_logits", self.predictor(self.feature_extractor(features, rois, stages)))
+
+
+def conv_norm_relu(in_channels: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        Conv(in_channels, DECODER_CHANNELS, kernel, bias=False, init=kaiming_normal_fan_out),
+        GroupNorm(DECODER_CHANNELS),
+        nn.ReLU(),
+    )
+
+
+class MultiLevelDecoder(nn.Module):
+    """MRA, the multi-level RoIAlign decoder (Sec. III-C): every RoI is pooled from all five levels.
+
+    A RoI is 32x32 in P'3, 16x16 in P'4, 8x8 in P'5, 4x4 in P'6 and P'7; the decoder goes from coarse to fine, each time
+    resizing, adding the finer map and convolving. P'3..P'7 `[N, 256, H, W]`, RoIs `[R, 5]` -> `[R, 128, 32, 32]`.
+    `inner_maskdecoder_k` belongs to P'(k+2) and works on the whole map, its group norm over the padding too, as
+    released; `conv_maskdecoder_1` works at 4x4, `..._4` at 32x32.
+    """
+
+    RESOLUTIONS = (32, 16, 8, 4, 4)
+
+    def __init__(self):
+        self.inner_maskdecoder_1 = conv_norm_relu(CHANNELS, 1)
+        self.inner_maskdecoder_2 = conv_norm_relu(CHANNELS, 1)
+        self.inner_maskdecoder_3 = conv_norm_relu(CHANNELS, 1)
+        self.inner_maskdecoder_4 = conv_norm_relu(CHANNELS, 1)
+        self.inner_maskdecoder_5 = conv_norm_relu(CHANNELS, 1)
+        self.conv_maskdecoder_1 = conv_norm_relu(DECODER_CHANNELS, 3)
+        self.conv_maskdecoder_2 = conv_norm_relu(DECODER_CHANNELS, 3)
+        self.conv_maskdecoder_3 = conv_norm_relu(DECODER_CHANNELS, 3)
+        self.conv_maskdecoder_4 = conv_norm_relu(DECODER_CHANNELS, 3)
+
+    def execute(self, features: list[jt.Var], rois: jt.Var, stages: Stages = None) -> jt.Var:
+        inner = (
+            self.inner_maskdecoder_1,
+            self.inner_maskdecoder_2,
+            self.inner_maskdecoder_3,
+            self.inner_maskdecoder_4,
+            self.inner_maskdecoder_5,
+        )
+        maps = [keep(stages, f"mask_inner_{k}", block(x)) for k, (block, x) in enumerate(zip(inner, features), 1)]
+        pooled = multilevel_roi_align(maps, rois, self.RESOLUTIONS, tuple(1 / s for s in STRIDES), SAMPLING_RATIO)
+        for k, roi in enumerate(pooled, 1):
+            keep(stages, f"mask_roi_{k}", roi)
+        roi3, roi4, roi5, roi6, roi7 = pooled
+        x = keep(stages, "mask_conv_1", self.conv_maskdecoder_1(roi7 + roi6))  # [R, 128, 4, 4]
+        x = keep(stages, "mask_conv_2", self.conv_maskdecoder_2(bilinear(x, roi5.shape[2:]) + roi5))  # 8x8
+        x = keep(stages, "mask_conv_3", self.conv_maskdecoder_3(bilinear(x, roi4.shape[2:]) + roi4))  # 16x16
+        x = keep(stages, "mask_conv_4", self.conv_maskdecoder_4(bilinear(x, roi3.shape[2:]) + roi3))  # 32x32
+        return x
+
+
+class Predictor(nn.Module):
+    """`[R, C, M, M]` -> `[R, 2, M, M]`, one 1x1 convolution."""
+
+    def __init__(self, in_channels: int):
+        self.mask_fcn_logits = Conv(in_channels, 2, 1, init=kaiming_normal_fan_out)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return self.mask_fcn_logits(x)
+
+
+class SingleLevelExtractor(nn.Module):
+    """The mask head of Mask R-CNN (He et al., 2017) up to its last convolution: RoIs `[R, 5]` -> `[R, 256, 14, 14]`.
+
+    Each RoI is pooled from the one level that its size asks for; then four 3x3 convolutions with ReLU, 256 channels
+    and no norm, as in Mask R-CNN: it is the baseline that the paper's decoder is measured against.
+    """
+
+    RESOLUTION = 14
+
+    def __init__(self):
+        self.mask_fcn1 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
+        self.mask_fcn2 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
+        self.mask_fcn3 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
+        self.mask_fcn4 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
+
+    def execute(self, features: list[jt.Var], rois: jt.Var, stages: Stages = None) -> jt.Var:
+        x = keep(stages, "mask_roi", self._pool(features, rois.numpy()))
+        for k, conv in enumerate((self.mask_fcn1, self.mask_fcn2, self.mask_fcn3, self.mask_fcn4), 1):
+            x = keep(stages, f"mask_conv_{k}", nn.relu(conv(x)))
+        return x
+
+    def _pool(self, features: list[jt.Var], rois: np.ndarray) -> jt.Var:
+        levels = roi_levels(rois[:, 1:], coarsest=len(features) + 2)
+        pooled, order = [], []
+        for k, (x, stride) in enumerate(zip(features, STRIDES)):
+            chosen = np.flatnonzero(levels == k + 3)
+            if len(chosen):
+                pooled.append(roi_align(x, jt.array(rois[chosen]), self.RESOLUTION, 1 / stride, SAMPLING_RATIO))
+                order.append(chosen)
+        back = np.argsort(np.concatenate(order)).astype(np.int32)
+        return jt.concat(pooled, dim=0)[jt.array(back)]
+
+
+def roi_levels(boxes: np.ndarray, coarsest: int = 7) -> np.ndarray:
+    """Mask R-CNN's rule which pyramid level a box `[R, 4]` is pooled from, int `[R]` in 3..`coarsest`.
+
+    k = floor(4 + log2(sqrt(area) / 224)), areas with the legacy + 1 and 1e-6 against rounding below a power of two.
+    """
+    side = np.sqrt(box_ops.area(boxes))
+    level = np.floor(4 + np.log2(side / np.float32(224) + np.float32(1e-6)))
+    return np.clip(level, 3, coarsest).astype(np.int64)
+
+
+class UpsamplingPredictor(nn.Module):
+    """Mask R-CNN's predictor, `[R, 256, 14, 14]` -> `[R, 2, 28, 28]`: 2x2 deconvolution of stride 2, ReLU, 1x1."""
+
+    def __init__(self):
+        self.conv5_mask = nn.ConvTranspose(CHANNELS, CHANNELS, 2, stride=2)
+        self.conv5_mask.weight = jt.array(kaiming_normal_fan_out((CHANNELS, CHANNELS, 2, 2)))
+        self.conv5_mask.bias = jt.array(np.zeros(CHANNELS, np.float32))
+        self.mask_fcn_logits = Conv(CHANNELS, 2, 1, init=kaiming_normal_fan_out)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return self.mask_fcn_logits(nn.relu(self.conv5_mask(x)))

@@ -1,0 +1,160 @@
+"""RDPNet (Wu et al., IEEE TIP 2021): images to losses or instances. The one file that knows all parts."""
+
+from __future__ import annotations
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+from jrdp import boxes as box_ops
+from jrdp.config import BackboneConfig, FcosConfig, MaskConfig, ModelConfig, PyramidConfig
+from jrdp.data.mask_targets import project_masks
+from jrdp.models.fcos import FcosHead, HeadOutput, bce_with_logits, fcos_losses
+from jrdp.models.fcos_decode import Detections, decode
+from jrdp.models.fcos_targets import assign_targets, locations
+from jrdp.models.fpn import STRIDES
+from jrdp.models.layers import Stages
+from jrdp.models.mask_decoder import SALIENT, MaskHead
+from jrdp.models.pyramid import build_pyramid
+from jrdp.models.resnet import OUT_CHANNELS, ResNet
+from jrdp.structures import ImageBatch, Instances, Targets
+
+MATCH_IOU = 0.5  # a proposal that overlaps a ground-truth box this much learns its mask
+
+
+class Backbone(nn.Module):
+    """Images `[N, 3, H, W]`, H and W multiples of 32 -> P'3..P'7 `[N, 256, H/s, W/s]`, s = 8..128 (rounded up)."""
+
+    def __init__(self, backbone: BackboneConfig, pyramid: PyramidConfig):
+        self.body = ResNet(backbone)
+        self.fpn = build_pyramid(pyramid, OUT_CHANNELS[1:])
+
+    def execute(self, images: jt.Var, stages: Stages = None) -> list[jt.Var]:
+        _, c3, c4, c5 = self.body(images, stages)  # C2 is not used, as released
+        return self.fpn(c3, c4, c5, stages)
+
+
+class Rpn(nn.Module):
+    """The FCOS detector under its released name."""
+
+    def __init__(self, config: FcosConfig):
+        self.head = FcosHead(config)
+
+
+class RoiHeads(nn.Module):
+    """What looks at each detection: the mask head."""
+
+    def __init__(self, config: MaskConfig):
+        self.mask = MaskHead(config)
+
+
+class RDPNet(nn.Module):
+    """The network. Its tensors are named, ordered and shaped as in the released checkpoints (`models/state.py`).
+
+    Starts from random weights as released (NumPy's global generator), batch norm from the identity.
+    """
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        self.backbone = Backbone(config.backbone, config.pyramid)
+        self.rpn = Rpn(config.fcos)
+        self.roi_heads = RoiHeads(config.mask)
+
+    def losses(self, batch: ImageBatch, targets: list[Targets]) -> dict[str, jt.Var]:
+        """The four training losses, each `[1]`: loss_cls, loss_reg, loss_centerness, loss_mask; train on their sum.
+
+        `targets`: one per image, boxes in network pixels. An image without ground truth is all background.
+        """
+        features = self.backbone(self._images(batch))
+        output = self.rpn.head(features)
+        points = [locations(*x.shape[2:], stride) for x, stride in zip(output.logits, STRIDES)]
+        losses = fcos_losses(output, assign_targets(points, [target.boxes for target in targets]))
+
+        # Proposals come without gradient; the ground truth is always among them.
+        rois, masks = [], []
+        for image, (found, target) in enumerate(zip(self._detections(output, batch), targets)):
+            boxes = np.concatenate([found.boxes, target.boxes.astype(np.float32).reshape(-1, 4)])
+            matched, positive = match(target.boxes, boxes)
+            boxes, matched = boxes[positive], matched[positive]
+            rois.append(_rois(image, boxes))
+            masks.append(project_masks(target, matched, boxes, self.roi_heads.mask.resolution))
+        losses["loss_mask"] = self._mask_loss(features, np.concatenate(rois), np.concatenate(masks), batch)
+        return losses
+
+    def detect(self, batch: ImageBatch, stages: Stages = None) -> list[Instances]:
+        """The instances of each image in network pixels, `mask_probabilities` filled (`[K, M, M]`), not pasted.
+
+        `stages`: a dictionary to be filled with every named intermediate result, see `stages()`.
+        """
+        with jt.no_grad():
+            features = self.backbone(self._images(batch), stages)
+            output = self.rpn.head(features, stages)
+            found = self._detections(output, batch)
+            rois = np.concatenate([_rois(image, detections.boxes) for image, detections in enumerate(found)])
+            logits = self.roi_heads.mask(features, jt.array(rois), stages)
+            probabilities = np.zeros((0, *logits.shape[2:]), np.float32)
+            if len(rois):
+                probabilities = jt.sigmoid(logits[:, SALIENT]).numpy()
+        instances, start = [], 0
+        for detections, size in zip(found, batch.sizes):
+            end = start + len(detections.boxes)
+            instances.append(Instances(detections.boxes, detections.scores, probabilities[start:end], size))
+            start = end
+        return instances
+
+    def stages(self, batch: ImageBatch) -> dict[str, jt.Var]:
+        """Every stage of `detect` by name, in the order of computation, by the same code.
+
+        stem, C2..C5, P3..P7, att_logit_P4..P7, RP3..RP7 (the enhanced P'), then per level cls_logits_Pn, bbox_reg_Pn,
+        centerness_Pn; mask_inner_1..5, mask_roi_1..5, mask_conv_1..4 (1 is P'3 for inner and roi, 4x4 for conv),
+        mask_logits. A variant of the network has those of its parts.
+        """
+        stages: dict[str, jt.Var] = {}
+        self.detect(batch, stages)
+        return stages
+
+    def _images(self, batch: ImageBatch) -> jt.Var:
+        n, channels, height, width = batch.images.shape
+        if channels != 3 or height % 32 or width % 32 or n != len(batch.sizes):
+            raise ValueError(
+                f"images must be [{len(batch.sizes)}, 3, H, W] with H and W multiples of 32, not {batch.images.shape}"
+            )
+        return jt.array(np.ascontiguousarray(batch.images, np.float32))
+
+    def _detections(self, output: HeadOutput, batch: ImageBatch) -> list[Detections]:
+        levels = len(output.logits)
+        values = jt.fetch_sync([*output.logits, *output.distances, *output.centerness])
+        logits, distances, centerness = values[:levels], values[levels : 2 * levels], values[2 * levels :]
+        return decode(logits, distances, centerness, batch.sizes, self.config.fcos)
+
+    def _mask_loss(self, features: list[jt.Var], rois: np.ndarray, masks: np.ndarray, batch: ImageBatch) -> jt.Var:
+        """Mean binary cross entropy of the salient channel over the positive RoIs `[P, 5]` and their masks `[P, M, M]`.
+
+        The released code sends every proposal through the decoder and then leaves out all but the positive ones. Group
+        norm works RoI by RoI, so the others change neither the loss nor a gradient: only positive ones go in here.
+        """
+        pixels = masks.size
+        if len(rois) == 0:
+            # One RoI with weight zero, so that every parameter has a gradient, of zero.
+            height, width = batch.sizes[0]
+            rois = _rois(0, np.array([[0, 0, width - 1, height - 1]], np.float32))
+            masks = np.zeros((1, *masks.shape[1:]), np.float32)
+        logits = self.roi_heads.mask(features, jt.array(rois))[:, SALIENT]
+        loss = bce_with_logits(logits, jt.array(masks.astype(np.float32))).sum()
+        return loss / pixels if pixels else loss * 0.0
+
+
+def match(truth: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `boxes` `[P, 4]` the ground-truth box (`[G, 4]`) of largest IoU, int `[P]`, and whether it is a match.
+
+    Without ground truth nothing matches.
+    """
+    if len(truth) == 0:
+        return np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool)
+    iou = box_ops.iou(truth.astype(np.float32), boxes)  # [G, P]
+    return iou.argmax(axis=0), iou.max(axis=0) >= MATCH_IOU
+
+
+def _rois(image: int, boxes: np.ndarray) -> np.ndarray:
+    """Boxes `[K, 4]` of one image of the batch as RoIs `[K, 5]`."""
+    return np.concatenate([np.full((len(boxes), 1), image, np.float32), boxes], axis=1).astype(np.float32)
