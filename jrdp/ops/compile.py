@@ -1,0 +1,52 @@
+"""How the kernel files in `kernels/` become Jittor operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jittor as jt
+
+KERNELS = Path(__file__).resolve().parent / "kernels"
+
+# Jittor finds the headers that headers include, to notice when they change, on the include path only.
+INCLUDE = f'FLAGS: -I"{KERNELS}" '
+
+# Jittor compiles with -Ofast. Ours decide by the last bit (an overlap against a threshold, a sample against the border),
+# so on the CPU they are compiled as written; the flags come after Jittor's own. (CUDA: host_device.h.)
+EXACT = "-fno-fast-math -ffp-contract=off "
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The two headers that define the same functions, one for each device.
+
+    A source text given to `run` calls those functions by name, so one text serves both. The headers are included by
+    their absolute path: Jittor then notices when they, or what they include, change.
+    """
+
+    cpu: str
+    cuda: str
+
+    def shimmed(self) -> Kernels:
+        """The CUDA kernels on the CPU, one thread after the other: for tests on machines without a GPU."""
+        return Kernels(cpu=self.cuda, cuda=self.cuda)
+
+    def run(self, source: str, inputs: list, shapes: list, dtypes: list, data: dict) -> list:
+        """Call `source` on `inputs`; returns one Var per shape. `data` holds what must not recompile when it changes."""
+        # A number that is missing from `data` would read 0 without a word, so every name is checked to be in the text.
+        unused = [name for name in data if f'data["{name}"]' not in source]
+        if unused or source.count('data["') != len(data):
+            raise AssertionError(f"source and data disagree: {sorted(data)} against {source}")
+        outputs = jt.code(
+            shapes,
+            dtypes,
+            inputs,
+            cpu_header=f'#include "{KERNELS / self.cpu}"\n',
+            cpu_src=source,
+            cuda_header=f'#include "{KERNELS / self.cuda}"\n',
+            cuda_src=source,
+            data={name: float(value) for name, value in data.items()},
+        )
+        outputs[0].compile_options = {INCLUDE if jt.flags.use_cuda else INCLUDE + EXACT: 1}
+        return outputs
