@@ -1,47 +1,268 @@
-"""Makes stock Jittor 1.3.11 importable on this machine, before anything imports it."""
+"""Makes stock Jittor 1.3.11 importable on this machine, before anything imports it, and then imports it.
+
+`prepare()` is called by `import jrdp`. It writes only below Jittor's cache folder (`~/.cache/jittor`, or
+`$JITTOR_HOME/.cache/jittor`), sets environment variables of this process, and never raises: what it could not arrange is
+listed in the result, `start()` raises it, and `jrdp doctor` explains it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import json
 import os
+import platform
+import re
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Iterator, Optional
+
+from jrdp.errors import UserError
+from jrdp.toolkit.cache import cache_root, fingerprint
+from jrdp.toolkit.cuda import CudaChoice, choose_cuda
+from jrdp.toolkit.onednn import OneDnn, prepare_onednn
+from jrdp.toolkit.python_headers import config_script, missing_headers
+from jrdp.toolkit.source import installed_site, stable_copy
+
+JITTOR_RELEASE = "1.3.11"
+
+_MEMORY = "JRDP_PREPARED"  # environment variable: what prepare() set in this process or its parent
 
 
-def prepare() -> None:
-    """Set the environment that Jittor reads when it is imported; does nothing once Jittor has been imported."""
+@dataclass(frozen=True)
+class Setup:
+    """What `prepare()` found and arranged."""
+
+    problems: tuple[str, ...]  # each one line with its fix; Jittor cannot be imported while there is one
+    onednn: OneDnn
+    cuda: CudaChoice
+    source: Optional[Path]  # the folder that Jittor is imported from
+    compiler: str  # path of g++, or an empty string
+
+
+_setup: Optional[Setup] = None
+
+
+def prepare() -> Setup:
+    """Set what Jittor reads when it is imported; later calls return the first result."""
+    global _setup
+    if _setup is None:
+        _setup = _prepare()
+    return _setup
+
+
+def _prepare() -> Setup:
+    _forget()
+    compiler = os.environ.get("cc_path") or shutil.which("g++") or ""
+    problems = _wrong_python() + _wrong_packages() + _missing_compiler(compiler)
+    if missing_headers():
+        problems.append(missing_headers())
     if "jittor" in sys.modules or "jittor_utils" in sys.modules:
-        return
-    os.environ.setdefault("nvcc_path", "")
-    os.environ.setdefault("FIX_TORCH_ERROR", "0")
-    home = Path(os.environ.get("JITTOR_HOME", str(Path.home())))
-    root = home / ".cache" / "jittor" / "mkl" / "dnnl_lnx_2.2.0_cpu_gomp"
-    if (root / "lib" / "libmkldnn.so").exists():
-        return
-    library = next(Path(f.locate()).resolve() for f in metadata.files("onednn-cpu-gomp") if f.name == "libdnnl.so")
-    header = next(
-        Path(f.locate()).resolve()
-        for f in metadata.files("onednn-devel-cpu-gomp")
-        if f.name == "dnnl.hpp" and f.parent.name == "include"
-    )
-    (root / "lib").mkdir(parents=True, exist_ok=True)
-    (root / "include").symlink_to(header.parent)
-    for name in ("libdnnl.so", "libmkldnn.so"):
-        (root / "lib" / name).symlink_to(library)
-    for path in library.parent.glob("libdnnl.so.*"):
-        (root / "lib" / path.name).symlink_to(path)
+        # Too late to arrange anything, and needless: it has been imported.
+        imported = Path(sys.modules.get("jittor", sys.modules["jittor_utils"]).__file__).parent.parent
+        return Setup((), OneDnn(None, "", "not looked at"), CudaChoice(False, "not looked at"), imported, compiler)
+    try:
+        cache_root().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_root()):
+            pass
+        onednn = prepare_onednn()
+        cuda = choose_cuda(compiler)
+        source = _prepare_source()
+        script = config_script()
+    except OSError as error:
+        problem = f"cannot write to Jittor's cache folder {cache_root()} ({error.strerror or error}): set JITTOR_HOME"
+        none = CudaChoice(False, "not looked at")
+        return Setup((*problems, problem), OneDnn(None, "", "not looked at"), none, None, compiler)
+    if onednn.problem:
+        problems.append(onednn.problem)
+    defaults = {
+        "python_config_path": str(script),
+        "use_mkl": "1" if onednn.home else "0",
+        "use_cutt": "0",  # these three would be downloaded at import, and nothing here uses them
+        "use_cutlass": "0",
+        "use_nccl": "0",
+        "FIX_TORCH_ERROR": "0",  # 1 imports torch when it is installed
+    }
+    chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
+    chosen.update(cuda.environment)
+    # Jittor would take the name from `git branch` in the folder it lies in. This one names all that its compile commands
+    # depend on and its cache path does not, so that two installations that differ in it do not overwrite each other.
+    flags = chosen.get("cc_flags", os.environ.get("cc_flags", ""))
+    parts = (source, chosen["python_config_path"], onednn.identity, flags)
+    chosen["cache_name"] = os.environ.get("cache_name", f"jrdp-{fingerprint(*parts)}")
+    _remember(chosen)
+    return Setup(tuple(problems), onednn, cuda, source, compiler)
 
 
-def start(device: str = "auto", seed: int | None = None) -> str:
+def _remember(values: dict[str, str]) -> None:
+    """Set environment variables, and note for child processes what they were before."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    os.environ[_MEMORY] = json.dumps({name: [values[name], before[name]] for name in values})
+
+
+def _forget() -> None:
+    """Undo what a parent process prepared: this one may be another Python, or see other GPUs."""
+    for name, (ours, before) in json.loads(os.environ.pop(_MEMORY, "{}")).items():
+        if os.environ.get(name) == ours:
+            del os.environ[name]
+            if before is not None:
+                os.environ[name] = before
+
+
+def _prepare_source() -> Optional[Path]:
+    """Let `import jittor` find the stable copy; None when Jittor is missing or another release."""
+    site = installed_site()
+    release = _version("jittor")
+    if site is None or release is None or not _is_supported(release):
+        return site
+    copy = stable_copy(site, release)
+    if str(copy) in sys.path:
+        sys.path.remove(str(copy))
+    sys.path.insert(0, str(copy))
+    return copy
+
+
+def start(device: str = "auto", seed: Optional[int] = None) -> str:
     """Import Jittor, choose the device ("auto", "cpu", "cuda") and seed it; returns "cpu" or "cuda".
 
-    Also gives Ctrl-C and the end of child processes back to Python: Jittor ends the process on either.
+    Also gives Ctrl-C and the end of child processes back to Python: Jittor ends the process on either. Its messages are
+    kept quiet unless JRDP_VERBOSE is set. Raises `UserError` when Jittor cannot run here or `device` cannot be had.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
+    setup = prepare()
+    if setup.problems:
+        raise UserError(setup.problems[0])
+    if device == "cuda" and not setup.cuda.usable:
+        raise UserError(f"--device cuda cannot be used: {_sentence(setup.cuda.reason, setup.cuda.fix)}")
+    verbose = bool(os.environ.get("JRDP_VERBOSE"))
+    if "jittor" not in sys.modules:
+        with contextlib.nullcontext() if verbose else _quiet_import():
+            import jittor  # noqa: F401
     import jittor as jt
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if not verbose:
+        jt.flags.log_silent = 1
+    if device == "cuda" and not jt.has_cuda:
+        raise UserError("--device cuda cannot be used: Jittor found no GPU; `jrdp doctor` says what it tried")
+    chosen = "cuda" if jt.has_cuda and device != "cpu" else "cpu"
+    jt.flags.use_cuda = int(chosen == "cuda")
     if seed is not None:
         jt.set_global_seed(seed)
-    return "cpu"
+    return chosen
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Keep what Jittor prints while it is imported in a file; report the progress of a first compile in plain lines.
+
+    The file is removed when all went well. When the import fails, `UserError` gives the reason and the file's name.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log_file, log_name = tempfile.mkstemp(prefix="jrdp-jittor-import-", suffix=".log")
+    saved = os.dup(1), os.dup(2)
+    os.dup2(log_file, 1)
+    os.dup2(log_file, 2)
+    done = threading.Event()
+    watcher = threading.Thread(target=_report_progress, args=(Path(log_name), saved[1], done), daemon=True)
+    watcher.start()
+    failure: Optional[Exception] = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    finally:
+        done.set()
+        watcher.join()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, target in zip(saved, (1, 2)):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        os.close(log_file)
+        if failure is None:
+            os.unlink(log_name)
+    if failure is not None:
+        lines = [line.strip() for line in str(failure).splitlines() if line.strip()] or [type(failure).__name__]
+        raise UserError(f"Jittor could not be imported: {lines[0][:300]} (what it printed is in {log_name})") from failure
+
+
+def _report_progress(log: Path, descriptor: int, done: threading.Event) -> None:
+    """Write to `descriptor` how far the compile has come whose output goes to `log`; silent for a fast import."""
+    started = time.monotonic()
+    shown = None
+    while not done.wait(2.0):
+        elapsed = int(time.monotonic() - started)
+        if elapsed < 4:
+            continue
+        if shown is None:
+            shown = ""
+            message = "Jittor compiles itself for this machine, once: 3 to 6 minutes on two cores ..."
+            os.write(descriptor, f"{message}\n".encode())
+        latest = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()[-1:]
+        step = re.match(r"Compiling (\w+)\((\d+)/(\d+)\)", latest[0]) if latest else None
+        if step is None:
+            continue
+        part = "core" if "core" in step.group(1) else "library"
+        tenth = f"{part} {10 * int(step.group(2)) // int(step.group(3))}"
+        if tenth != shown:
+            shown = tenth
+            line = f"  Jittor's {part}: {step.group(2)} of {step.group(3)} files after {elapsed} s"
+            os.write(descriptor, f"{line}\n".encode())
+
+
+def _wrong_python() -> list[str]:
+    if (3, 9) <= sys.version_info[:2] <= (3, 12):
+        return []
+    return [f"Python {platform.python_version()} is not supported: use Python 3.9 to 3.12"]
+
+
+def _wrong_packages() -> list[str]:
+    problems = []
+    release = _version("jittor")
+    if release is None or importlib.util.find_spec("jittor") is None:
+        problems.append(f"Jittor is not installed: pip install jittor=={JITTOR_RELEASE}.0")
+    elif not _is_supported(release):
+        problems.append(f"Jittor {release} is installed, jrdp needs {JITTOR_RELEASE}: pip install jittor=={JITTOR_RELEASE}.0")
+    numpy = _version("numpy")
+    if numpy is None or numpy.split(".")[0] != "1":
+        problems.append(f"numpy {numpy or 'is missing'}: Jittor {JITTOR_RELEASE} needs numpy 1: pip install 'numpy<2'")
+    return problems
+
+
+def _missing_compiler(compiler: str) -> list[str]:
+    if not compiler:
+        return ["no g++ was found and Jittor compiles with it: install it (Debian, Ubuntu: apt install g++)"]
+    try:
+        subprocess.run([compiler, "--version"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return [f"the compiler {compiler} does not run: install g++ or set cc_path to one that does"]
+    return []
+
+
+def _is_supported(release: str) -> bool:
+    return release.split(".")[:3] == JITTOR_RELEASE.split(".")
+
+
+def _version(package: str) -> Optional[str]:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _sentence(reason: str, fix: str) -> str:
+    return f"{reason}; {fix}" if fix else reason

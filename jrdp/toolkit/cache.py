@@ -1,0 +1,89 @@
+"""Where Jittor keeps its cache, and the two ways in which this package puts something there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Callable
+
+
+def jittor_home() -> Path:
+    """The folder that holds `.cache/jittor`, found as Jittor finds it.
+
+    That is JITTOR_HOME, else what `~/.cache/jittor/config.json` remembers from the last process that set it, else the
+    home folder. Jittor itself writes that file whenever JITTOR_HOME differs from what it remembers.
+    """
+    if os.environ.get("JITTOR_HOME"):
+        return Path(os.environ["JITTOR_HOME"]).absolute()
+    try:
+        remembered = json.loads((Path.home() / ".cache" / "jittor" / "config.json").read_text())["JITTOR_HOME"]
+        return Path(remembered).absolute()
+    except (OSError, ValueError, KeyError, TypeError):
+        return Path.home()
+
+
+def cache_root() -> Path:
+    return jittor_home() / ".cache" / "jittor"
+
+
+def own_folder() -> Path:
+    """Everything that jrdp itself puts beside Jittor's cache lies in here, and can be deleted at any time."""
+    return cache_root() / "jrdp"
+
+
+def fingerprint(*parts: object) -> str:
+    """Eight hexadecimal digits that change when any of `parts` does."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:8]
+
+
+def build_folder(target: Path, fill: Callable[[Path], None]) -> Path:
+    """`target`, filled by `fill(folder)` when it does not exist yet.
+
+    It appears complete or not at all: it is filled under another name and renamed. When two processes do this at once,
+    the first rename stands and the second copy is thrown away.
+    """
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    try:
+        os.chmod(work, 0o755)
+        fill(work)
+        try:
+            os.rename(work, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def replace_file(target: Path, text: str, executable: bool = False) -> None:
+    """Give `target` this text in one step; leaves it alone when it has it already."""
+    try:
+        if target.read_text() == text and os.access(target, os.X_OK) >= executable:
+            return
+    except OSError:
+        pass
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.chmod(name, 0o755 if executable else 0o644)
+    os.replace(name, target)
+
+
+def replace_link(link: Path, destination: Path) -> None:
+    """Point the symbolic link `link` at `destination` in one step, whatever it pointed at before."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".new-", dir=link.parent))
+    try:
+        os.symlink(destination, work / "link")
+        os.replace(work / "link", link)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
