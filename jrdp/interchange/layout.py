@@ -1,0 +1,210 @@
+"""The checkpoint keys of the network, in the released order, and how to tell a network from its keys."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Mapping, Optional
+
+BACKBONE = "backbone.body."
+LAST_SCALE = "rpn.head.scales.5.scale"  # built and stored by the released code, never used: no gradient, no momentum
+
+_BLOCKS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3), "x101": (3, 4, 23, 3)}
+_PYRAMID_CHANNELS = 256
+_MASK_CHANNELS = 128
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key of a checkpoint. Frozen batch norm's four tensors are buffers; frozen convolutions are parameters."""
+
+    name: str
+    shape: tuple
+    trainable: bool
+
+
+def backbone_layout(backbone: str, freeze_at: int = 2) -> list[Entry]:
+    """The keys of ResNet "r50" or "r101" or ResNeXt "x101" (32x8d); stages up to `freeze_at` (1: the stem) are frozen."""
+    entries: list[Entry] = []
+
+    def convolution(name: str, shape: tuple, stage: int) -> None:
+        entries.append(Entry(f"{BACKBONE}{name}.weight", shape, stage > freeze_at))
+
+    def norm(name: str, channels: int) -> None:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            entries.append(Entry(f"{BACKBONE}{name}.{part}", (channels,), False))
+
+    convolution("stem.conv1", (64, 3, 7, 7), 1)
+    norm("stem.bn1", 64)
+    groups, base = (32, 256) if backbone == "x101" else (1, 64)
+    before = 64
+    for layer, blocks in enumerate(_BLOCKS[backbone], start=1):
+        inner, outer, stage = base << (layer - 1), 256 << (layer - 1), layer + 1
+        for block in range(blocks):
+            prefix = f"layer{layer}.{block}"
+            if before != outer:
+                convolution(f"{prefix}.downsample.0", (outer, before, 1, 1), stage)
+                norm(f"{prefix}.downsample.1", outer)
+            convolution(f"{prefix}.conv1", (inner, before, 1, 1), stage)
+            norm(f"{prefix}.bn1", inner)
+            convolution(f"{prefix}.conv2", (inner, inner // groups, 3, 3), stage)
+            norm(f"{prefix}.bn2", inner)
+            convolution(f"{prefix}.conv3", (outer, inner, 1, 1), stage)
+            norm(f"{prefix}.bn3", outer)
+            before = outer
+    return entries
+
+
+def network_layout(
+    backbone: str = "r50",
+    enhancement: str = "regularized",
+    levels: str = "p3-p7",
+    fusion: str = "1x1_3x3",
+    head_channels: int = 128,
+    freeze_at: int = 2,
+) -> list[Entry]:
+    """The keys of the whole network with the multi-level mask head, in the released order.
+
+    `enhancement` is "none", "progressive", "dense" or "regularized"; the other pyramids have no released key order.
+    """
+    wide = _PYRAMID_CHANNELS
+    entries = backbone_layout(backbone, freeze_at)
+
+    def add(name: str, *shape: int) -> None:
+        entries.append(Entry(name, shape, True))
+
+    def convolution(name: str, outputs: int, inputs: int, size: int, bias: bool = True) -> None:
+        add(f"{name}.weight", outputs, inputs, size, size)
+        if bias:
+            add(f"{name}.bias", outputs)
+
+    def group_norm(name: str, channels: int) -> None:
+        add(f"{name}.weight", channels)
+        add(f"{name}.bias", channels)
+
+    for level, channels in ((2, 512), (3, 1024), (4, 2048)):
+        convolution(f"backbone.fpn.fpn_inner{level}", wide, channels, 1)
+        convolution(f"backbone.fpn.fpn_layer{level}", wide, wide, 3)
+    if enhancement != "none":
+        convolution("backbone.fpn.refine_block_1", wide, wide, 3)
+        last = 5 if levels == "p3-p7" else 3
+        for block in range(2, last + 1):
+            maps = 2 if enhancement == "progressive" else block
+            name = f"backbone.fpn.refine_block_{block}"
+            if fusion == "3x3":
+                convolution(name, wide, maps * wide, 3)
+            else:
+                convolution(f"{name}.0", wide, maps * wide, 1)
+                convolution(f"{name}.1", wide, wide, 3)
+        if enhancement == "regularized":
+            for block in range(1, last):
+                convolution(f"backbone.fpn.att_block_{block}", wide, wide, 3)
+    for level in (6, 7):
+        convolution(f"backbone.fpn.top_blocks.p{level}", wide, wide, 3)
+    for tower in ("cls_tower", "bbox_tower"):
+        for index in range(4):
+            convolution(f"rpn.head.{tower}.{3 * index}", head_channels, head_channels if index else wide, 3)
+            group_norm(f"rpn.head.{tower}.{3 * index + 1}", head_channels)
+    for name, outputs in (("cls_logits", 1), ("bbox_pred", 4), ("centerness", 1)):
+        convolution(f"rpn.head.{name}", outputs, head_channels, 3)
+    for index in range(6):
+        add(f"rpn.head.scales.{index}.scale", 1)
+    extractor = "roi_heads.mask.feature_extractor"
+    for index in range(1, 6):
+        convolution(f"{extractor}.inner_maskdecoder_{index}.0", _MASK_CHANNELS, wide, 1, bias=False)
+        group_norm(f"{extractor}.inner_maskdecoder_{index}.1", _MASK_CHANNELS)
+    for index in range(1, 5):
+        convolution(f"{extractor}.conv_maskdecoder_{index}.0", _MASK_CHANNELS, _MASK_CHANNELS, 3, bias=False)
+        group_norm(f"{extractor}.conv_maskdecoder_{index}.1", _MASK_CHANNELS)
+    convolution("roi_heads.mask.predictor.mask_fcn_logits", 2, _MASK_CHANNELS, 1)
+    return entries
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What a set of keys and shapes looks like; None where they do not tell, "" where the part is absent."""
+
+    backbone: Optional[str]
+    enhancement: Optional[str]
+    levels: str
+    fusion: str
+    head_channels: Optional[int]
+    mask_head: Optional[str]
+
+    @property
+    def backbone_only(self) -> bool:
+        return self.enhancement == "" and self.head_channels is None and self.mask_head == ""
+
+    def __str__(self) -> str:
+        body = {None: "an unknown network", "r50": "ResNet-50", "r101": "ResNet-101", "x101": "ResNeXt-101 32x8d", "": ""}
+        if self.backbone_only:
+            return f"{body[self.backbone]} alone" if self.backbone else "no part of RDPNet"
+        parts = [body[self.backbone] or "no backbone"]
+        if self.enhancement:
+            only = f" on {self.levels}" if self.levels != "p3-p7" else ""
+            parts.append(f"{self.enhancement} pyramid{only} ({self.fusion} fusion)")
+        else:
+            parts.append("an unknown pyramid" if self.enhancement is None else "no pyramid")
+        parts.append(f"{self.head_channels}-channel head" if self.head_channels else "no detection head")
+        mask = {None: "an unknown mask head", "": "no mask head"}
+        parts.append(mask.get(self.mask_head, f"{self.mask_head} mask head"))
+        return ", ".join(parts)
+
+    def model_config(self) -> dict:
+        """Values for `ModelConfig`; what the keys do not tell is left at its default."""
+        config: dict = {}
+        if self.backbone:
+            config["backbone"] = {"name": self.backbone}
+        if self.enhancement:
+            config["pyramid"] = {"enhancement": self.enhancement}
+            if self.enhancement != "none":
+                config["pyramid"].update(levels=self.levels, fusion=self.fusion)
+        if self.head_channels:
+            config["fcos"] = {"channels": self.head_channels}
+        if self.mask_head:
+            config["mask"] = {"head": self.mask_head}
+        return config
+
+
+def likeness(shapes: Mapping[str, tuple]) -> Likeness:
+    """Tell backbone, pyramid and heads from released key names and their shapes."""
+    pyramid = {name[len("backbone.fpn.") :]: shape for name, shape in shapes.items() if name.startswith("backbone.fpn.")}
+    enhancement, levels, fusion = "", "p3-p7", "1x1_3x3"
+    if pyramid:
+        own = {name.split(".")[0] for name in pyramid if not re.match(r"(fpn_inner|fpn_layer|top_blocks)", name)}
+        if not own:
+            enhancement = "none"
+        elif any(not re.fullmatch(r"(refine|att)_block_\d", name) for name in own):
+            enhancement = None
+        else:
+            third = pyramid.get("refine_block_3.0.weight") or pyramid.get("refine_block_3.weight") or (0, 0)
+            attentive = any(name.startswith("att_block") for name in own)
+            plain = "progressive" if third[1] == 2 * _PYRAMID_CHANNELS else "dense"
+            enhancement = "regularized" if attentive else plain
+            levels = "p3-p7" if "refine_block_4" in own else "p3-p5"
+            fusion = "3x3" if "refine_block_2.weight" in pyramid else "1x1_3x3"
+    tower = shapes.get("rpn.head.cls_tower.0.weight")
+    mask = [name for name in shapes if name.startswith("roi_heads.mask.")]
+    multi = any("inner_maskdecoder" in name for name in mask)
+    return Likeness(
+        backbone=_backbone_of(shapes),
+        enhancement=enhancement,
+        levels=levels,
+        fusion=fusion,
+        head_channels=tower[0] if tower else None,
+        mask_head=("multi_level" if multi else "single_level") if mask else "",
+    )
+
+
+def _backbone_of(shapes: Mapping[str, tuple]) -> Optional[str]:
+    if not any(name.startswith(BACKBONE) for name in shapes):
+        return ""
+    pattern = re.compile(re.escape(BACKBONE) + r"layer(\d)\.(\d+)\.conv3\.weight")
+    counts = [0, 0, 0, 0]
+    for name in shapes:
+        found = pattern.fullmatch(name)
+        if found and 1 <= int(found[1]) <= 4:
+            counts[int(found[1]) - 1] = max(counts[int(found[1]) - 1], int(found[2]) + 1)
+    width = shapes.get(f"{BACKBONE}layer1.0.conv2.weight", ())[:2]
+    names = {((3, 4, 6, 3), (64, 64)): "r50", ((3, 4, 23, 3), (64, 64)): "r101", ((3, 4, 23, 3), (256, 8)): "x101"}
+    return names.get((tuple(counts), tuple(width)))

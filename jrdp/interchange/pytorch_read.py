@@ -1,0 +1,130 @@
+"""Reading PyTorch checkpoints without torch: the zip format (torch >= 1.6) and the legacy one before it."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from jrdp.interchange.pickled_arrays import Storage, allowed_names, plain
+from jrdp.interchange.pickles import Global, Unpickler
+from jrdp.interchange.tensors import NUMPY_TYPES, Budget, FormatError
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+
+def read_zip(path: Path) -> Any:
+    """The value that `torch.save` stored in a zip file, as plain data. Raises `FormatError`."""
+    size = path.stat().st_size
+    budget = Budget(size)
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise FormatError("it is a zip file without a readable directory: truncated or damaged") from error
+    with archive:
+        entries = _checked_entries(archive, size)
+        pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise FormatError("it is a zip file, but not one that torch.save wrote")
+        root = pickles[0][: -len("data.pkl")]
+        if f"{root}constants.pkl" in entries:
+            raise FormatError("it is a TorchScript program, not a checkpoint")
+        if f"{root}byteorder" in entries and _content(archive, entries[f"{root}byteorder"]).strip() != b"little":
+            raise FormatError("it was written on a big-endian machine, which is not supported")
+        storages: dict[str, Storage] = {}
+
+        def load_storage(identifier: tuple) -> Storage:
+            dtype, key, count = _storage_identifier(identifier)
+            if key not in storages:
+                entry = entries.get(f"{root}data/{key}")
+                storage = Storage(dtype, count)
+                if entry is None or entry.file_size != storage.nbytes:
+                    found = "no entry" if entry is None else f"{entry.file_size} bytes"
+                    raise FormatError(f"storage {key[:20]!r} should have {storage.nbytes} bytes but has {found}: damaged")
+                storage.data = _content(archive, entry)
+                storages[key] = storage
+            elif storages[key].dtype != dtype or storages[key].count != count:
+                raise FormatError(f"storage {key[:20]!r} is described in two ways: the file is damaged")
+            return storages[key]
+
+        data = _content(archive, entries[pickles[0]])
+        return plain(Unpickler(data, allowed_names(budget), load_storage).load(), budget)
+
+
+def _checked_entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise FormatError("it is a compressed zip file, which torch.save never writes; refused")
+        if entry.flag_bits & 1:
+            raise FormatError("it is an encrypted zip file; refused")
+        if entry.filename in entries:
+            raise FormatError("it is a zip file with two entries of one name; refused")
+        entries[entry.filename] = entry
+    if sum(entry.file_size for entry in entries.values()) > size:
+        raise FormatError("its entries claim more bytes than the file has: truncated or damaged")
+    return entries
+
+
+def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    try:
+        data = archive.read(entry)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise FormatError(f"its entry {entry.filename[:60]!r} fails its checksum: the file is damaged") from error
+    if len(data) != entry.file_size:
+        raise FormatError(f"its entry {entry.filename[:60]!r} is cut off: the file is truncated")
+    return data
+
+
+def _storage_identifier(identifier: tuple) -> tuple[str, str, int]:
+    """(element type, key, number of elements) of the tuple that torch writes for a storage."""
+    if len(identifier) not in (5, 6) or identifier[0] != "storage":
+        raise FormatError("its pickle refers to something that is not a tensor's storage; refused")
+    kind, key, _, count = identifier[1:5]
+    if not isinstance(kind, Global) or kind.value not in NUMPY_TYPES or not isinstance(key, str):
+        raise FormatError("a tensor's storage is described wrongly: the file is damaged")
+    if type(count) is not int or not 0 <= count < 1 << 48:
+        raise FormatError("a tensor's storage has an impossible size: the file is damaged")
+    if len(identifier) == 6 and identifier[5] is not None:
+        raise FormatError("it holds storage views of torch 0.3 or older, which are not supported")
+    return kind.value, key, count
+
+
+def read_legacy(data: bytes) -> Any:
+    """The value that `torch.save` of torch < 1.6 stored, as plain data. Raises `FormatError`."""
+    budget = Budget(len(data))
+    storages: dict[str, Storage] = {}
+
+    def load_storage(identifier: tuple) -> Storage:
+        dtype, key, count = _storage_identifier(identifier)
+        known = storages.setdefault(key, Storage(dtype, count))
+        if known.dtype != dtype or known.count != count:
+            raise FormatError(f"storage {key[:20]!r} is described in two ways: the file is damaged")
+        return known
+
+    reader = Unpickler(data, allowed_names(budget), load_storage)
+    if reader.load() != MAGIC_NUMBER or reader.load() != PROTOCOL_VERSION:
+        raise FormatError("it is not a PyTorch checkpoint of a known version")
+    system = reader.load()
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise FormatError("it was written on a big-endian machine, which is not supported")
+    value = reader.load()
+    keys = reader.load()
+    if not isinstance(keys, list) or set(map(type, keys)) - {str} or set(keys) != set(storages):
+        raise FormatError("its list of storages does not fit its tensors: truncated or damaged")
+    position = reader.position
+    for key in keys:
+        storage = storages[key]
+        if position + 8 + storage.nbytes > len(data):
+            raise FormatError("it ends in the middle of a tensor: the file is truncated")
+        (count,) = struct.unpack_from("<q", data, position)
+        if count != storage.count:
+            raise FormatError("the size of a tensor's data differs from its description: the file is damaged")
+        position += 8
+        storage.data = memoryview(data)[position : position + storage.nbytes]
+        position += storage.nbytes
+    return plain(value, budget)
+
+

@@ -1,0 +1,261 @@
+"""One file with weights, whatever wrote it: reading by content, writing by suffix."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from jrdp.errors import UserError
+from jrdp.interchange import backbones
+from jrdp.interchange.atomic import atomic_write
+from jrdp.interchange.backbones import Row
+from jrdp.interchange.jittor_pickle import is_jittor, read_pickle, write_jittor
+from jrdp.interchange.layout import Likeness, likeness
+from jrdp.interchange.pytorch_read import MAGIC_NUMBER, read_legacy, read_zip
+from jrdp.interchange.pytorch_write import write_legacy, write_zip
+from jrdp.interchange.safetensors_file import header_length, read_safetensors, write_safetensors
+from jrdp.interchange.tensors import BFloat16, FormatError, Tensor, dtype_name
+
+SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
+
+
+@dataclass
+class WeightFile:
+    """Weights under the released key names, and what else the file holds.
+
+    Attributes:
+        tensors: name -> array (read-only) or `BFloat16`, in the file's order, with the file's element types.
+        path: where it was read from; None for one made in memory.
+        format: "pytorch", "pytorch legacy", "safetensors", "jittor", "pickle" or "caffe2".
+        naming: whose names the file uses: "released", "torchvision", "caffe2" (both renamed here) or "unknown".
+        rows: one per tensor of the file, what became of it.
+        wrapped: the state dict lay under the key "model" (or "state_dict", "blobs").
+        prefix: what was removed from every name ("module." or nothing).
+        optimizer, scheduler: PyTorch's state dicts, with arrays; see `training.py`.
+        iteration: iterations done, or None if the file does not say.
+        metadata: the native header: "config", "preprocessing" (with "stride_in_1x1"), "versions", ...; for ImageNet
+            backbones of torchvision and Detectron their known "preprocessing".
+        others: names of further entries, not used.
+    """
+
+    tensors: dict[str, Tensor]
+    path: Optional[Path] = None
+    format: str = ""
+    naming: str = backbones.RELEASED
+    rows: list[Row] = field(default_factory=list)
+    wrapped: bool = True
+    prefix: str = ""
+    optimizer: Optional[dict] = None
+    scheduler: Optional[dict] = None
+    iteration: Optional[int] = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def likeness(self) -> Likeness:
+        return likeness({name: tuple(tensor.shape) for name, tensor in self.tensors.items()})
+
+
+def read(path: str | Path) -> WeightFile:
+    """Read a weight file of any supported kind; what it is, its content decides, not its suffix.
+
+    Raises:
+        UserError: if there is no such file, or it is no checkpoint, truncated, damaged, or asks for a name outside
+            the allow-list. Nothing of a refused file has run, and memory stays within a small multiple of its size.
+    """
+    path = Path(path)
+    try:
+        file = _read(path)
+    except FormatError as error:
+        raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # a damaged file breaks any assumption that the readers did not check by name
+        raise UserError(f"{path} cannot be read as a checkpoint: it is damaged ({type(error).__name__})") from error
+    file.path = path
+    return file
+
+
+def _read(path: Path) -> WeightFile:
+    if path.is_dir():
+        raise FormatError("it is a folder")
+    with open(path, "rb") as stream:
+        start = stream.read(512)
+    if start[:4] == b"PK\x03\x04":
+        return _unwrap(read_zip(path), "pytorch")
+    data = path.read_bytes()
+    if start[:1] in (b"\x80", b"(", b"}") or is_jittor(data):
+        if start.find(MAGIC_NUMBER.to_bytes(10, "little")) in range(2, 32):
+            return _unwrap(read_legacy(data), "pytorch legacy")
+        return _unwrap(read_pickle(data), "jittor" if is_jittor(data) else "pickle")
+    if header_length(data) is not None:
+        return _from_safetensors(*read_safetensors(data))
+    raise FormatError(_what_else(start))
+
+
+def _what_else(start: bytes) -> str:
+    text = start.lstrip().lower()
+    if not start:
+        return "it is empty"
+    if text.startswith((b"<!doctype", b"<html")):
+        return "it is a web page: the download did not give the file itself"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a pointer of git-lfs: fetch the file itself with `git lfs pull`"
+    return "it is not a checkpoint (known: PyTorch .pth, Jittor or Detectron .pkl, .safetensors)"
+
+
+def _from_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> WeightFile:
+    file = _named(tensors, "safetensors")
+    if "jrdp" in header:
+        try:
+            native = json.loads(header["jrdp"])
+        except (ValueError, RecursionError) as error:
+            raise FormatError("its jrdp header is not valid JSON: the file is damaged") from error
+        if not isinstance(native, dict):
+            raise FormatError("its jrdp header is damaged")
+        file.metadata.update(native)
+        iteration = native.get("iteration")
+        file.iteration = iteration if type(iteration) is int and iteration >= 0 else None
+    return file
+
+
+def _unwrap(value: Any, form: str) -> WeightFile:
+    """Find the state dict in what a pickle held."""
+    if not isinstance(value, dict):
+        raise FormatError(f"it holds a {type(value).__name__}, not a dictionary of tensors")
+    outer, inner = value, None
+    for key in ("model", "state_dict", "model_state_dict", "blobs"):
+        if isinstance(value.get(key), dict):
+            inner = value[key]
+            break
+    tensors = value if inner is None else inner
+    if inner is not None and key == "blobs":
+        # Detectron also pickles texts and numbers of its training between the tensors.
+        tensors = {name: blob for name, blob in inner.items() if isinstance(blob, np.ndarray)}
+    if not tensors:
+        raise FormatError("it holds no tensors")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, (np.ndarray, BFloat16)):
+            raise FormatError(f"its entry {str(name)[:60]!r} is a {type(tensor).__name__}, not a tensor")
+        dtype_name(tensor)
+    prefix = ""
+    while all(name.startswith("module.") for name in tensors):
+        tensors = {name[len("module.") :]: tensor for name, tensor in tensors.items()}
+        prefix += "module."
+    file = _named(tensors, form)
+    file.wrapped, file.prefix = inner is not None, prefix
+    if inner is not None:
+        known = {key, "optimizer", "scheduler", "iteration", "jrdp"}
+        file.optimizer = outer.get("optimizer") if isinstance(outer.get("optimizer"), dict) else None
+        file.scheduler = outer.get("scheduler") if isinstance(outer.get("scheduler"), dict) else None
+        iteration = outer.get("iteration")
+        file.iteration = iteration if type(iteration) is int and iteration >= 0 else None
+        native = outer.get("jrdp")
+        if isinstance(native, str):
+            try:
+                file.metadata.update(json.loads(native))
+            except (ValueError, RecursionError) as error:
+                raise FormatError("its jrdp header is not valid JSON: the file is damaged") from error
+        file.others = [str(name)[:60] for name in outer if name not in known]
+    return file
+
+
+def _named(tensors: dict[str, Tensor], form: str) -> WeightFile:
+    """Rename an ImageNet backbone's tensors; take others as they are."""
+    naming = backbones.naming(tensors)
+    if naming == backbones.TORCHVISION:
+        renamed = backbones.from_torchvision(tensors)
+        metadata = {"preprocessing": dict(backbones.TORCHVISION_PREPROCESSING)}
+    elif naming == backbones.CAFFE2:
+        renamed = backbones.from_caffe2(tensors)
+        grouped = likeness({name: tuple(tensor.shape) for name, tensor in renamed.tensors.items()}).backbone == "x101"
+        metadata = {"preprocessing": {**backbones.DETECTRON_PREPROCESSING, "stride_in_1x1": not grouped}}
+        form = "caffe2"
+    else:
+        renamed = backbones.Renamed({})
+        for name, tensor in tensors.items():
+            renamed.put(name, name, tensor)
+        metadata = {}
+    return WeightFile(renamed.tensors, format=form, naming=naming, rows=renamed.rows, metadata=metadata)
+
+
+def write(path: str | Path, file: WeightFile, legacy: bool = False) -> list[str]:
+    """Write by suffix, whole or not at all: .pth (`legacy`: as torch < 1.6), .pkl (Jittor), .safetensors.
+
+    A .pth holds {"model", "optimizer", "scheduler", "iteration"} (those that are there) and the native header as JSON
+    text under "jrdp"; a .safetensors holds weights and header; a .pkl the weights alone. Names are the released ones,
+    without prefix; element types stay, except bfloat16 in .pkl, which becomes float32.
+
+    Returns:
+        One sentence for each thing in `file` that this format does not hold.
+
+    Raises:
+        UserError: for another suffix, or a place that cannot be written to.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"cannot write {path}: the suffix must be one of {', '.join(SUFFIXES)}")
+    if legacy and suffix not in (".pth", ".pt"):
+        raise UserError(f"cannot write {path}: the legacy format is a .pth file")
+    header = dict(file.metadata)
+    if file.iteration is not None:
+        header["iteration"] = file.iteration
+    left_out = []
+    try:
+        if suffix in (".pth", ".pt"):
+            with atomic_write(path) as stream:
+                (write_legacy if legacy else write_zip)(stream, _wrapped(file, header))
+        elif suffix == ".safetensors":
+            if file.optimizer is not None:
+                left_out.append("the optimizer's state is not part of a .safetensors file")
+            metadata = {"format": "pt", **({"jrdp": json.dumps(header)} if header else {})}
+            with atomic_write(path) as stream:
+                write_safetensors(stream, file.tensors, metadata)
+        else:
+            if file.optimizer is not None or header:
+                left_out.append("a .pkl file holds weights only: no optimizer, iteration or preprocessing")
+            if any(isinstance(tensor, BFloat16) for tensor in file.tensors.values()):
+                left_out.append("bfloat16 is stored as float32 (same values): NumPy has no such type")
+            with atomic_write(path) as stream:
+                write_jittor(stream, file.tensors)
+    except FormatError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    return left_out
+
+
+def _wrapped(file: WeightFile, header: dict) -> dict:
+    value: dict[str, Any] = {"model": OrderedDict(file.tensors)}
+    if file.optimizer is not None:
+        value["optimizer"] = file.optimizer
+    if file.scheduler is not None:
+        value["scheduler"] = file.scheduler
+    if file.iteration is not None:
+        value["iteration"] = file.iteration
+    if set(header) - {"iteration"}:
+        value["jrdp"] = json.dumps(header)
+    return value
+
+
+def infer_config(file: WeightFile) -> dict:
+    """Values for `Config` that the file tells: "model" from its keys and shapes, "input" from its preprocessing."""
+    model = file.likeness.model_config()
+    config: dict = {"model": model}
+    preprocessing = file.metadata.get("preprocessing")
+    if isinstance(preprocessing, dict):
+        stride = preprocessing.get("stride_in_1x1")
+        if stride is not None and "backbone" in model:
+            model["backbone"]["stride_in_1x1"] = stride
+        names = ("min_size", "max_size", "channel_order", "scale", "mean", "std")
+        config["input"] = {name: preprocessing[name] for name in names if name in preprocessing}
+    return config
+
+
+def infer_model(file: WeightFile) -> dict:
+    """Values for `ModelConfig` that the file tells; see `infer_config`."""
+    return infer_config(file)["model"]
