@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -28,10 +28,12 @@ class PreparedImage(NamedTuple):
 
     pixels: float32 `[3, h, w]`, resized and normalised, not padded.
     original_size: (height, width) of the photograph.
+    image_id: its COCO id, where it comes from a dataset.
     """
 
     pixels: np.ndarray
     original_size: tuple[int, int]
+    image_id: Optional[int] = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -97,7 +99,9 @@ def resize_image(image: Image.Image, config: InputConfig) -> Image.Image:
     return image.resize((width, height), Image.BILINEAR)
 
 
-def prepare_image(image: Image.Image, config: InputConfig, flip: bool = False) -> PreparedImage:
+def prepare_image(
+    image: Image.Image, config: InputConfig, flip: bool = False, image_id: Optional[int] = None
+) -> PreparedImage:
     """An RGB picture resized, mirrored when `flip`, and normalised as `config` says."""
     pixels = np.asarray(resize_image(image, config))  # [h, w, 3] uint8, RGB
     if flip:
@@ -110,7 +114,7 @@ def prepare_image(image: Image.Image, config: InputConfig, flip: bool = False) -
         pixels *= np.float32(config.scale)
     pixels -= np.asarray(config.mean, dtype=np.float32)[:, None, None]
     pixels /= np.asarray(config.std, dtype=np.float32)[:, None, None]
-    return PreparedImage(pixels, (image.height, image.width))
+    return PreparedImage(pixels, (image.height, image.width), image_id)
 
 
 def padded_shape(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -119,14 +123,11 @@ def padded_shape(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return -(-int(height) // SIZE_DIVISOR) * SIZE_DIVISOR, -(-int(width) // SIZE_DIVISOR) * SIZE_DIVISOR
 
 
-def batch_images(
-    images: Sequence[PreparedImage],
-    image_ids: Sequence[int] | None = None,
-    shape: tuple[int, int] | None = None,
-) -> ImageBatch:
+def batch_images(images: Sequence[PreparedImage], shape: tuple[int, int] | None = None) -> ImageBatch:
     """Prepared pictures in one array, zero-padded right and bottom after normalisation (as released).
 
-    image_ids: default 0, 1, 2, ...
+    Pictures without an image id get their position in the batch.
+
     shape: (height, width) of the padded array where it is larger than these pictures need (a share of a larger batch).
     """
     if not images:
@@ -136,5 +137,5 @@ def batch_images(
     pixels = np.zeros((len(images), 3, height, width), dtype=np.float32)
     for slot, image in zip(pixels, images):
         slot[:, : image.size[0], : image.size[1]] = image.pixels
-    ids = list(range(len(images))) if image_ids is None else [int(i) for i in image_ids]
+    ids = [i if image.image_id is None else image.image_id for i, image in enumerate(images)]
     return ImageBatch(pixels, sizes, [image.original_size for image in images], ids)

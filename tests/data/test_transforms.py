@@ -32,7 +32,7 @@ def test_input_is_bit_exact(golden, name):
     assert batch.images.shape == tuple(expected["input/shape"])
     assert _sha256(batch.images) == str(expected["input/sha256"])
     assert [list(size) for size in batch.sizes] == expected["input/image_hw"].tolist()
-    assert batch.original_sizes == [(image.height, image.width)]
+    assert batch.original_sizes == [(image.height, image.width)] and batch.image_ids == [0]
     rgb = transforms.prepare_image(image, InputConfig(channel_order="rgb"))
     assert _sha256(transforms.batch_images([rgb]).images) != str(expected["input/sha256"])
 
@@ -43,7 +43,7 @@ def test_training_batch_is_bit_exact(golden):
         transforms.prepare_image(transforms.read_image(golden / "imgs" / f"{name}.png"), InputConfig())
         for name in PICTURES
     ]
-    batch = transforms.batch_images(images, image_ids=[1, 2, 3, 4])
+    batch = transforms.batch_images([image._replace(image_id=i) for i, image in enumerate(images, start=1)])
     assert batch.images.shape == tuple(expected["b1/input/shape"])
     assert _sha256(batch.images) == str(expected["b1/input/sha256"])
     assert batch.image_ids == [1, 2, 3, 4] and len(batch) == 4
@@ -128,7 +128,9 @@ def _bomb(width, height):
         ("warned_about.png", _bomb(10000, 10000), "limit"),
         ("bomb.png", _bomb(60000, 60000), "decompression bomb"),
     ],
+    ids=["text", "empty", "large", "bomb"],
 )
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bad_pictures_give_one_line(tmp_path, name, content, words):
     path = tmp_path / name
     path.write_bytes(content)
