@@ -23,8 +23,25 @@ REQUIRES = [
     "onednn-devel-cpu-gomp==2022.2.1; platform_machine == 'x86_64'",  # its headers
 ]
 
+# A whole CUDA 13.0 with cuDNN 9, for a machine that has only an NVIDIA driver (580 or newer). The compiler's parts are
+# kept at one minor version; the libraries promise compatibility within theirs.
+CUDA13 = [
+    "nvidia-cuda-nvcc==13.0.*",
+    "nvidia-cuda-crt==13.0.*",
+    "nvidia-nvvm==13.0.*",
+    "nvidia-cuda-runtime==13.0.*",
+    "nvidia-cuda-cccl==13.0.*",
+    "nvidia-cublas>=13,<14",
+    "nvidia-cudnn-cu13>=9,<10",
+    "nvidia-curand>=10.4,<11",
+    "nvidia-cufft>=12,<13",
+    "nvidia-cusparse>=12.6,<13",
+    "nvidia-nvjitlink>=13,<14",
+]
+
 EXTRAS = {
     "torch": ["torch>=2.0", "torchvision>=0.15"],  # the PyTorch twin of `jrdp compare`; nothing else imports it
+    "cuda13": CUDA13,
     "dev": ["pytest>=7,<10"],  # the tests
 }
 
