@@ -78,7 +78,16 @@ class FcosHead(nn.Module):
         return output
 
 
-def fcos_losses(output: HeadOutput, targets: LocationTargets) -> dict[str, jt.Var]:
+class LossCounts(NamedTuple):
+    """What the losses are divided by: counts over the images of the batch (under MPI the mean over the ranks)."""
+
+    images: float
+    positives: float  # positive locations
+    centerness: float  # sum of the centerness targets
+    mask_pixels: float  # pixels of the mask targets
+
+
+def fcos_losses(output: HeadOutput, targets: LocationTargets, counts: LossCounts) -> dict[str, jt.Var]:
     """loss_cls, loss_reg, loss_centerness, each `[1]`; `targets` are those of all N images.
 
     As released: the focal loss is divided by the number of positive locations + N; the box loss -log IoU (areas + 1)
@@ -88,20 +97,17 @@ def fcos_losses(output: HeadOutput, targets: LocationTargets) -> dict[str, jt.Va
     logits = flatten(output.logits)[:, :, 0]  # [N, L]
     distances = flatten(output.distances)  # [N, L, 4]
     centerness = flatten(output.centerness)[:, :, 0]  # [N, L]
-    images = logits.shape[0]
-    positives = int(targets.positive.sum())
-    weight_sum = float(targets.centerness.sum(dtype=np.float64))
-
     positive = jt.array(targets.positive.astype(np.float32))  # [N, L]
-    loss_cls = sigmoid_focal_loss(logits, positive).sum() / (positives + images)
+    weight = jt.array(targets.centerness)  # [N, L], zero where not positive
+
+    loss_cls = total(sigmoid_focal_loss(logits, positive)) / (counts.positives + counts.images)
 
     # Elsewhere than at positives both sides get the same harmless distances: an IoU loss of zero.
-    wanted = np.where(targets.positive[:, :, None], targets.distances, np.float32(1))
-    given = jt.ternary(jt.array(targets.positive).unsqueeze(2).broadcast(distances.shape), distances, jt.array(wanted))
-    weight = jt.array(targets.centerness)  # [N, L], zero where not positive
-    loss_reg = (weight * iou_loss(given, jt.array(wanted))).sum() / max(weight_sum, SMALLEST_FLOAT)
+    wanted = jt.array(np.where(targets.positive[:, :, None], targets.distances, np.float32(1)))
+    given = jt.ternary(jt.array(targets.positive).unsqueeze(2).broadcast(distances.shape), distances, wanted)
+    loss_reg = total(weight * iou_loss(given, wanted)) / (counts.centerness or 1.0)
 
-    loss_centerness = (positive * bce_with_logits(centerness, weight)).sum() / max(positives, 1)
+    loss_centerness = total(positive * bce_with_logits(centerness, weight)) / (counts.positives or 1.0)
     return {"loss_cls": loss_cls, "loss_reg": loss_reg, "loss_centerness": loss_centerness}
 
 
@@ -109,6 +115,11 @@ def flatten(levels: list[jt.Var]) -> jt.Var:
     """Per level `[N, C, H, W]` -> `[N, L, C]`."""
     n, c = levels[0].shape[:2]
     return jt.concat([x.reshape(n, c, -1) for x in levels], dim=2).permute(0, 2, 1)
+
+
+def total(x: jt.Var) -> jt.Var:
+    """The sum of all of `x`, `[1]` float32, added up in float64: float32 loses digits over tens of thousands of terms."""
+    return x.float64().sum().float32()
 
 
 class _SigmoidFocalLoss(jt.Function):

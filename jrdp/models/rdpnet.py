@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import jittor as jt
 import numpy as np
 from jittor import nn
@@ -9,7 +11,7 @@ from jittor import nn
 from jrdp import boxes as box_ops
 from jrdp.config import BackboneConfig, FcosConfig, MaskConfig, ModelConfig, PyramidConfig
 from jrdp.data.mask_targets import project_masks
-from jrdp.models.fcos import FcosHead, HeadOutput, bce_with_logits, fcos_losses
+from jrdp.models.fcos import FcosHead, HeadOutput, LossCounts, bce_with_logits, fcos_losses, total
 from jrdp.models.fcos_decode import Detections, decode
 from jrdp.models.fcos_targets import assign_targets, locations
 from jrdp.models.fpn import STRIDES
@@ -60,25 +62,24 @@ class RDPNet(nn.Module):
         self.rpn = Rpn(config.fcos)
         self.roi_heads = RoiHeads(config.mask)
 
-    def losses(self, batch: ImageBatch, targets: list[Targets]) -> dict[str, jt.Var]:
+    def losses(
+        self, batch: ImageBatch, targets: list[Targets], all_reduce: Callable[[np.ndarray], np.ndarray] = np.asarray
+    ) -> dict[str, jt.Var]:
         """The four training losses, each `[1]`: loss_cls, loss_reg, loss_centerness, loss_mask; train on their sum.
 
-        `targets`: one per image, boxes in network pixels. An image without ground truth is all background.
+        targets: one per image, boxes in network pixels. An image without ground truth is all background.
+        all_reduce: for data-parallel training, takes float32 counts to their means over the processes.
         """
         features = self.backbone(self._images(batch))
         output = self.rpn.head(features)
         points = [locations(*x.shape[2:], stride) for x, stride in zip(output.logits, STRIDES)]
-        losses = fcos_losses(output, assign_targets(points, [target.boxes for target in targets]))
+        assigned = assign_targets(points, [target.boxes for target in targets])
+        rois, masks = self._mask_targets(self._detections(output, batch), targets)
 
-        # Proposals come without gradient; the ground truth is always among them.
-        rois, masks = [], []
-        for image, (found, target) in enumerate(zip(self._detections(output, batch), targets)):
-            boxes = np.concatenate([found.boxes, target.boxes.astype(np.float32).reshape(-1, 4)])
-            matched, positive = match(target.boxes, boxes)
-            boxes, matched = boxes[positive], matched[positive]
-            rois.append(_rois(image, boxes))
-            masks.append(project_masks(target, matched, boxes, self.roi_heads.mask.resolution))
-        losses["loss_mask"] = self._mask_loss(features, np.concatenate(rois), np.concatenate(masks), batch)
+        counts = [len(batch), assigned.positive.sum(), assigned.centerness.sum(dtype=np.float64), masks.size]
+        counts = LossCounts(*all_reduce(np.array(counts, np.float32)).tolist())
+        losses = fcos_losses(output, assigned, counts)
+        losses["loss_mask"] = self._mask_loss(features, rois, masks, batch.sizes[0]) / (counts.mask_pixels or 1.0)
         return losses
 
     def detect(self, batch: ImageBatch, stages: Stages = None) -> list[Instances]:
@@ -127,21 +128,36 @@ class RDPNet(nn.Module):
         logits, distances, centerness = values[:levels], values[levels : 2 * levels], values[2 * levels :]
         return decode(logits, distances, centerness, batch.sizes, self.config.fcos)
 
-    def _mask_loss(self, features: list[jt.Var], rois: np.ndarray, masks: np.ndarray, batch: ImageBatch) -> jt.Var:
-        """Mean binary cross entropy of the salient channel over the positive RoIs `[P, 5]` and their masks `[P, M, M]`.
+    def _mask_targets(self, found: list[Detections], targets: list[Targets]) -> tuple[np.ndarray, np.ndarray]:
+        """The RoIs `[P, 5]` that learn a mask and the masks, 0 or 1, `[P, M, M]`.
+
+        They are those among the proposals (the detections, without gradient) and the ground-truth boxes that match an
+        instance.
+        """
+        rois, masks = [], []
+        for image, (proposals, target) in enumerate(zip(found, targets)):
+            boxes = np.concatenate([proposals.boxes, box_ops.as_boxes(target.boxes)])
+            matched, positive = match(target.boxes, boxes)
+            boxes, matched = boxes[positive], matched[positive]
+            rois.append(_rois(image, boxes))
+            masks.append(project_masks(target, matched, boxes, self.roi_heads.mask.resolution))
+        return np.concatenate(rois), np.concatenate(masks)
+
+    def _mask_loss(
+        self, features: list[jt.Var], rois: np.ndarray, masks: np.ndarray, first_size: tuple[int, int]
+    ) -> jt.Var:
+        """Binary cross entropy of the salient channel summed over RoIs `[P, 5]` and their masks `[P, M, M]`.
 
         The released code sends every proposal through the decoder and then leaves out all but the positive ones. Group
-        norm works RoI by RoI, so the others change neither the loss nor a gradient: only positive ones go in here.
+        norm works RoI by RoI, so the others change neither the loss nor a gradient: only positive ones come here.
         """
-        pixels = masks.size
         if len(rois) == 0:
-            # One RoI with weight zero, so that every parameter has a gradient, of zero.
-            height, width = batch.sizes[0]
+            # One RoI of weight zero, the whole first image, so that every parameter has a gradient, of zero.
+            height, width = first_size
             rois = _rois(0, np.array([[0, 0, width - 1, height - 1]], np.float32))
-            masks = np.zeros((1, *masks.shape[1:]), np.float32)
+            return self.roi_heads.mask(features, jt.array(rois)).sum() * 0.0
         logits = self.roi_heads.mask(features, jt.array(rois))[:, SALIENT]
-        loss = bce_with_logits(logits, jt.array(masks.astype(np.float32))).sum()
-        return loss / pixels if pixels else loss * 0.0
+        return total(bce_with_logits(logits, jt.array(masks.astype(np.float32))))
 
 
 def match(truth: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +167,7 @@ def match(truth: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """
     if len(truth) == 0:
         return np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool)
-    iou = box_ops.iou(truth.astype(np.float32), boxes)  # [G, P]
+    iou = box_ops.iou(truth, boxes)  # [G, P]
     return iou.argmax(axis=0), iou.max(axis=0) >= MATCH_IOU
 
 

@@ -45,6 +45,12 @@ def trainable_names(model: nn.Module) -> list[str]:
     return [name for name, info in tensor_info(model).items() if info.trainable]
 
 
+def trainable_parameters(model: nn.Module) -> dict[str, jt.Var]:
+    """The parameters that training moves, by name and in order: `trainable_names` without `UNUSED_PARAMETERS`."""
+    tensors = named_tensors(model)
+    return {name: tensors[name] for name in trainable_names(model) if name not in UNUSED_PARAMETERS}
+
+
 def assign_state(model: nn.Module, state: dict[str, np.ndarray]) -> None:
     """Copy `state` into the model's tensors; what is frozen stays frozen.
 
