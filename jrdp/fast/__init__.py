@@ -1,0 +1,14 @@
+"""Inference on a CPU, several times faster than the plain network and equal to it: `FastNetwork`.
+
+The plain network (`jrdp.models`) is the definition; this is the same arithmetic in another memory layout (NHWC, so that
+all channels of a pixel lie together), with batch norms folded into the convolutions, weights packed once, and one
+operator where the plain network has several.
+
+    network.py    the released names -> layers -> instances
+    layers.py     convolution and group norm with their weights
+    operators.py  the C++ in kernels/ as Jittor operators
+"""
+
+from jrdp.fast.network import FastNetwork, supports
+
+__all__ = ["FastNetwork", "supports"]

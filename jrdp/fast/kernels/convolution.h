@@ -1,0 +1,234 @@
+// One NHWC convolution by oneDNN 2.x, "same" padding, with bias, an optional addend and ReLU fused.
+//
+// Weights are packed by the caller, once, in the layout that `plan` reports, and come in as an input: nothing here
+// belongs to a network, so nothing can be stale. What is kept between calls are primitives (compiled code, no weights),
+// shared by all layers of one shape, at most kMaxPrimitives of them.
+#pragma once
+#include <dnnl.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+namespace jrdp_fast {
+
+const size_t kMaxPrimitives = 256;
+
+enum Addend { kNothing = 0, kSameSize = 1, kHalfSize = 2 };  // kHalfSize: doubled by nearest neighbour first
+
+// in: [n, h, w, ci]; out: [n, oh, ow, co]; weights: [co, ci / groups, kernel, kernel]
+struct ConvShape {
+    int n, h, w, ci, co, kernel, stride, groups;
+    bool relu, add;
+
+    int pad() const { return kernel / 2; }
+    int oh() const { return (h + 2 * pad() - kernel) / stride + 1; }
+    int ow() const { return (w + 2 * pad() - kernel) / stride + 1; }
+    std::vector<int> key() const { return {n, h, w, ci, co, kernel, stride, groups, relu, add}; }
+};
+
+struct Convolution {
+    dnnl::convolution_forward run;
+    dnnl::memory::desc weights_layout;
+    dnnl::memory outer_in, outer_out, inner_in, inner_out, weights, bias;
+    bool reorder_in, reorder_out;  // the implementation wants another layout than NHWC
+    dnnl::reorder to_inner, to_outer;
+};
+
+// Function-local statics: one mutex, one engine and one cache for the kernel that includes this file.
+inline std::mutex& lock() {
+    static std::mutex instance;
+    return instance;
+}
+
+inline dnnl::engine& cpu() {
+    static dnnl::engine instance(dnnl::engine::kind::cpu, 0);
+    return instance;
+}
+
+// At least `bytes` of memory, aligned for vectors; lives until the next larger request.
+inline char* scratch(std::vector<char>& buffer, size_t bytes) {
+    if (buffer.size() < bytes + 64) std::vector<char>(bytes + 64).swap(buffer);
+    return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(buffer.data()) + 63) / 64 * 64);
+}
+
+inline dnnl::memory::desc plain_weights(const ConvShape& s) {
+    using dnnl::memory;
+    if (s.groups == 1)
+        return memory::desc({s.co, s.ci, s.kernel, s.kernel}, memory::data_type::f32, memory::format_tag::oihw);
+    return memory::desc({s.groups, s.co / s.groups, s.ci / s.groups, s.kernel, s.kernel}, memory::data_type::f32,
+                        memory::format_tag::goihw);
+}
+
+inline dnnl::convolution_forward::primitive_desc describe(const ConvShape& s, bool nhwc) {
+    using namespace dnnl;
+    const auto f32 = memory::data_type::f32;
+    const auto layout = nhwc ? memory::format_tag::nhwc : memory::format_tag::any;
+    memory::desc in({s.n, s.ci, s.h, s.w}, f32, layout), out({s.n, s.co, s.oh(), s.ow()}, f32, layout);
+    memory::desc weights(plain_weights(s).dims(), f32, memory::format_tag::any);
+    memory::desc bias({s.co}, f32, memory::format_tag::a);
+    post_ops after;
+    if (s.add) after.append_sum(1.f);
+    if (s.relu) after.append_eltwise(1.f, algorithm::eltwise_relu, 0.f, 0.f);
+    primitive_attr attributes;
+    attributes.set_post_ops(after);
+    const memory::dims strides{s.stride, s.stride}, pads{s.pad(), s.pad()};
+    convolution_forward::desc description(prop_kind::forward_inference, algorithm::convolution_direct, in, weights,
+                                          bias, out, strides, pads, pads);
+    return convolution_forward::primitive_desc(description, attributes, cpu());
+}
+
+inline bool is_slow(const dnnl::convolution_forward::primitive_desc& description) {
+    const std::string name = description.impl_info_str();
+    return name.find("ref") != std::string::npos || name.find("gemm") != std::string::npos;
+}
+
+inline std::shared_ptr<Convolution> make_convolution(const ConvShape& s) {
+    using namespace dnnl;
+    auto description = describe(s, true);
+    if (is_slow(description)) {  // not every implementation takes NHWC; a reorder before and after is cheaper
+        auto free_layout = describe(s, false);
+        if (!is_slow(free_layout)) description = free_layout;
+    }
+    auto c = std::make_shared<Convolution>();
+    c->run = convolution_forward(description);
+    c->weights_layout = description.weights_desc();
+    c->weights = memory(description.weights_desc(), cpu(), DNNL_MEMORY_NONE);
+    c->bias = memory(description.bias_desc(), cpu(), DNNL_MEMORY_NONE);
+    const memory::desc in({s.n, s.ci, s.h, s.w}, memory::data_type::f32, memory::format_tag::nhwc);
+    const memory::desc out({s.n, s.co, s.oh(), s.ow()}, memory::data_type::f32, memory::format_tag::nhwc);
+    c->outer_in = memory(in, cpu(), DNNL_MEMORY_NONE);
+    c->outer_out = memory(out, cpu(), DNNL_MEMORY_NONE);
+    c->reorder_in = description.src_desc() != in;
+    c->reorder_out = description.dst_desc() != out;
+    if (c->reorder_in) {
+        c->inner_in = memory(description.src_desc(), cpu(), DNNL_MEMORY_NONE);
+        c->to_inner = reorder(c->outer_in, c->inner_in);
+    }
+    if (c->reorder_out) {
+        c->inner_out = memory(description.dst_desc(), cpu(), DNNL_MEMORY_NONE);
+        c->to_outer = reorder(c->inner_out, c->outer_out);
+    }
+    return c;
+}
+
+// The primitive for a shape; the least recently used one goes when there are too many. The caller holds the lock.
+inline std::shared_ptr<Convolution> find_convolution(const ConvShape& shape) {
+    typedef std::pair<std::vector<int>, std::shared_ptr<Convolution>> Entry;
+    static std::list<Entry> by_age;  // newest first
+    static std::map<std::vector<int>, std::list<Entry>::iterator> by_shape;
+    const auto key = shape.key();
+    const auto found = by_shape.find(key);
+    if (found != by_shape.end()) {
+        by_age.splice(by_age.begin(), by_age, found->second);
+        return by_age.front().second;
+    }
+    by_age.emplace_front(key, make_convolution(shape));
+    by_shape[key] = by_age.begin();
+    if (by_age.size() > kMaxPrimitives) {
+        by_shape.erase(by_age.back().first);
+        by_age.pop_back();
+    }
+    return by_age.front().second;
+}
+
+// What identifies the layout of packed weights, as 24 bits, which a float32 holds exactly.
+inline int layout_hash(const dnnl::memory::desc& layout) {
+    const dnnl_memory_desc_t& d = layout.data;
+    if (d.format_kind != dnnl_blocked) throw std::runtime_error("oneDNN packs these weights in an unknown layout");
+    const dnnl_blocking_desc_t& b = d.format_desc.blocking;
+    uint64_t hash = 1469598103934665603ull;
+    const auto add = [&hash](int64_t value) { hash = (hash ^ (uint64_t)value) * 1099511628211ull; };
+    for (int i = 0; i < d.ndims; i++) {
+        add(d.padded_dims[i]);
+        add(b.strides[i]);
+    }
+    for (int i = 0; i < b.inner_nblks; i++) {
+        add(b.inner_blks[i]);
+        add(b.inner_idxs[i]);
+    }
+    return (int)((hash ^ (hash >> 24) ^ (hash >> 48)) & 0xffffff);
+}
+
+// answer[0]: floats that packed weights take (in units of 16); answer[1]: hash of their layout;
+// answer[2]: 1 if input or output is reordered; answer[3]: 1 if only a slow implementation exists.
+inline void plan_convolution(const ConvShape& shape, float* answer) {
+    std::lock_guard<std::mutex> guard(lock());
+    const auto c = find_convolution(shape);
+    answer[0] = (float)((c->weights_layout.get_size() / sizeof(float) + 15) / 16);
+    answer[1] = (float)layout_hash(c->weights_layout);
+    answer[2] = c->reorder_in || c->reorder_out;
+    answer[3] = is_slow(describe(shape, !(c->reorder_in || c->reorder_out)));
+}
+
+inline void check_packed(const Convolution& c, int64_t floats) {
+    if (c.weights_layout.get_size() > (size_t)floats * sizeof(float))
+        throw std::runtime_error("packed weights are smaller than the convolution needs");
+}
+
+inline void pack_weights(const ConvShape& shape, float* plain, float* packed, int64_t floats) {
+    std::lock_guard<std::mutex> guard(lock());
+    const auto c = find_convolution(shape);
+    check_packed(*c, floats);
+    dnnl::memory from(plain_weights(shape), cpu(), plain), to(c->weights_layout, cpu(), packed);
+    dnnl::stream stream(cpu());
+    dnnl::reorder(from, to).execute(stream, from, to);
+    stream.wait();
+}
+
+inline void place_addend(const ConvShape& s, Addend kind, const float* addend, int addend_h, int addend_w, float* out) {
+    const int oh = s.oh(), ow = s.ow();
+    const int64_t row = (int64_t)ow * s.co;
+#pragma omp parallel for collapse(2)
+    for (int n = 0; n < s.n; n++)
+        for (int y = 0; y < oh; y++) {
+            float* to = out + ((int64_t)n * oh + y) * row;
+            if (kind == kSameSize) {
+                std::memcpy(to, addend + ((int64_t)n * oh + y) * row, row * sizeof(float));
+                continue;
+            }
+            const float* from = addend + ((int64_t)n * addend_h + std::min(y / 2, addend_h - 1)) * addend_w * s.co;
+            for (int x = 0; x < ow; x++)
+                std::memcpy(to + (int64_t)x * s.co, from + (int64_t)std::min(x / 2, addend_w - 1) * s.co,
+                            s.co * sizeof(float));
+        }
+}
+
+inline void convolve(const ConvShape& shape, float* in, float* packed, int64_t packed_floats, float* bias, Addend kind,
+                     const float* addend, int addend_h, int addend_w, float* out) {
+    std::lock_guard<std::mutex> guard(lock());
+    static std::vector<char> in_buffer, out_buffer;
+    const auto c = find_convolution(shape);
+    check_packed(*c, packed_floats);
+    dnnl::stream stream(cpu());
+    c->outer_in.set_data_handle(in);
+    c->outer_out.set_data_handle(out);
+    dnnl::memory from = c->outer_in, to = c->outer_out;
+    if (c->reorder_in) {
+        c->inner_in.set_data_handle(scratch(in_buffer, c->inner_in.get_desc().get_size()));
+        c->to_inner.execute(stream, c->outer_in, c->inner_in);
+        from = c->inner_in;
+    }
+    if (kind != kNothing) place_addend(shape, kind, addend, addend_h, addend_w, out);
+    if (c->reorder_out) {
+        c->inner_out.set_data_handle(scratch(out_buffer, c->inner_out.get_desc().get_size()));
+        to = c->inner_out;
+        if (kind != kNothing) {
+            dnnl::reorder(c->outer_out, c->inner_out).execute(stream, c->outer_out, c->inner_out);
+        }
+    }
+    c->weights.set_data_handle(packed);
+    c->bias.set_data_handle(bias);
+    c->run.execute(stream, {{DNNL_ARG_SRC, from}, {DNNL_ARG_WEIGHTS, c->weights}, {DNNL_ARG_BIAS, c->bias},
+                            {DNNL_ARG_DST, to}});
+    if (c->reorder_out) c->to_outer.execute(stream, c->inner_out, c->outer_out);
+    stream.wait();
+}
+
+}  // namespace jrdp_fast

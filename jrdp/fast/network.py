@@ -1,0 +1,310 @@
+"""The network of the released checkpoints on a CPU; `jrdp.models.rdpnet` is its definition.
+
+Maps are `[N, H, W, C]` here. Names of tensors are the released ones, so that a checkpoint is all that is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import jittor as jt
+import numpy as np
+
+from jrdp.config import ModelConfig
+from jrdp.errors import UserError
+from jrdp.fast import operators
+from jrdp.fast.layers import Convolution, NormalisedConvolution, fold_batch_norm
+from jrdp.models.fcos_decode import Detections, decode, sigmoid
+from jrdp.models.fpn import LEVELS, STRIDES
+from jrdp.models.resnet import SHAPES
+from jrdp.structures import ImageBatch, Instances
+
+ENHANCEMENTS = ("none", "progressive", "dense", "regularized")
+MASK_SIZES = (32, 16, 8, 4, 4)  # bins a side that a RoI is pooled to from P'3..P'7
+
+
+def unsupported(config: ModelConfig) -> str | None:
+    """What the engine cannot do of this configuration, as `key: value`; None when it can do all of it."""
+    if config.pyramid.enhancement not in ENHANCEMENTS:
+        return f"model.pyramid.enhancement: {config.pyramid.enhancement}"
+    if config.pyramid.upsample != "nearest":
+        return f"model.pyramid.upsample: {config.pyramid.upsample}"
+    if config.mask.head != "multi_level":
+        return f"model.mask.head: {config.mask.head}"
+    return None
+
+
+def supports(config: ModelConfig) -> bool:
+    """Whether `FastNetwork` can run this configuration; otherwise the plain network has to."""
+    return unsupported(config) is None
+
+
+class FastNetwork:
+    """RDPNet for prediction on a CPU, from the tensors of a checkpoint.
+
+    tensors: released name -> float32 array; more than the network needs is not an error.
+    winograd: whether 3x3 convolutions may use Winograd's algorithm (off: a little less memory, slower).
+
+    Raises:
+        UserError: for a configuration that the engine does not know (see `supports`) or a tensor that is missing.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], config: ModelConfig, winograd: bool = True):
+        problem = unsupported(config)
+        if problem is not None:
+            raise UserError(f"the fast engine cannot run {problem}; use --set test.engine=plain")
+        self.config = config
+        weights = _Weights(tensors, winograd)
+        self.backbone = _Backbone(weights, config)
+        self.pyramid = _Pyramid(weights, config)
+        self.head = _Head(weights)
+        self.mask_head = _MaskHead(weights)
+        self._convolutions = weights.made
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory that packed weights take now. They are packed when first needed, at most twice a layer."""
+        return sum(convolution.packed_bytes for convolution in self._convolutions)
+
+    def detect(self, batch: ImageBatch) -> list[Instances]:
+        """The instances of each image in network pixels, with `mask_probabilities`; as `RDPNet.detect`."""
+        levels = self.pyramid(self.backbone(to_nhwc(batch.images)))
+        found = decode(*self.head(levels), batch.sizes, self.config.fcos)
+        masks = self.mask_head.probabilities(levels, rois_of(found))
+        ends = np.cumsum([len(boxes) for boxes, _ in found])[:-1]
+        return [
+            Instances(boxes, scores, mask, size)
+            for (boxes, scores), mask, size in zip(found, np.split(masks, ends), batch.sizes)
+        ]
+
+    def stages(self, images: np.ndarray, rois: np.ndarray) -> dict[str, np.ndarray]:
+        """Every map that has a name, `[N, C, H, W]`, for images `[N, 3, H, W]` and rois `[R, 5]`; for comparison."""
+        stages: dict[str, jt.Var] = {}
+        levels = self.pyramid(self.backbone(to_nhwc(images), stages), stages)
+        logits, distances, centerness = self.head(levels)
+        self.mask_head(levels, rois, stages)
+        arrays = {name: to_nchw(x.numpy()) for name, x in stages.items()}
+        arrays["mask_logits"] = arrays["mask_logits"][:, : self.mask_head.predict.used_channels]
+        for k, level in enumerate(LEVELS):
+            arrays[f"cls_logits_P{level}"] = logits[k]
+            arrays[f"bbox_reg_P{level}"] = distances[k]
+            arrays[f"centerness_P{level}"] = centerness[k]
+        return arrays
+
+
+def to_nhwc(images: np.ndarray) -> jt.Var:
+    return jt.array(np.ascontiguousarray(images.transpose(0, 2, 3, 1), np.float32))
+
+
+def to_nchw(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def rois_of(found: list[Detections]) -> np.ndarray:
+    """Boxes of all images `[R, 5]`, with the image's index in front."""
+    return np.concatenate(
+        [np.concatenate([np.full((len(boxes), 1), i), boxes], axis=1) for i, (boxes, _) in enumerate(found)]
+    ).astype(np.float32)
+
+
+class _Weights:
+    """Makes layers from released names, and remembers the convolutions it made."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], winograd: bool):
+        self._tensors, self._winograd = tensors, winograd
+        self.made: list[Convolution] = []
+
+    def tensor(self, name: str) -> np.ndarray:
+        if name not in self._tensors:
+            raise UserError(f"the weights have no tensor {name}, which this configuration needs")
+        return np.asarray(self._tensors[name], np.float32)
+
+    def make(self, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, groups: int = 1) -> Convolution:
+        self.made.append(Convolution(weight, bias, stride, groups, self._winograd))
+        return self.made[-1]
+
+    def convolution(self, name: str, stride: int = 1, bias: bool = True) -> Convolution:
+        return self.make(self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias") if bias else None, stride)
+
+    def folded(self, name: str, norm: str, stride: int = 1, groups: int = 1) -> Convolution:
+        """A convolution and its frozen batch norm."""
+        parts = {part: self.tensor(f"{norm}.{part}") for part in ("weight", "bias", "running_mean", "running_var")}
+        return self.make(*fold_batch_norm(self.tensor(f"{name}.weight"), parts), stride, groups)
+
+    def normalised(self, name: str, norm: str, bias: bool) -> NormalisedConvolution:
+        """A convolution, its group norm, ReLU."""
+        return NormalisedConvolution(
+            self.convolution(name, bias=bias), self.tensor(f"{norm}.weight"), self.tensor(f"{norm}.bias")
+        )
+
+
+class _Bottleneck:
+    def __init__(self, weights: _Weights, name: str, strides: tuple[int, int], groups: int, downsample: bool):
+        self.first = weights.folded(f"{name}.conv1", f"{name}.bn1", strides[0])
+        self.second = weights.folded(f"{name}.conv2", f"{name}.bn2", strides[1], groups)
+        self.third = weights.folded(f"{name}.conv3", f"{name}.bn3")
+        self.shortcut = None
+        if downsample:
+            stride = strides[0] * strides[1]
+            self.shortcut = weights.folded(f"{name}.downsample.0", f"{name}.downsample.1", stride)
+
+    def __call__(self, x: jt.Var) -> jt.Var:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return self.third(self.second(self.first(x, relu=True), relu=True), relu=True, add=shortcut)
+
+
+class _Backbone:
+    """`[N, H, W, 3]` -> C3, C4, C5."""
+
+    def __init__(self, weights: _Weights, config: ModelConfig):
+        body = "backbone.body"
+        shape = SHAPES[config.backbone.name]
+        self.stem = weights.folded(f"{body}.stem.conv1", f"{body}.stem.bn1", stride=2)
+        self.layers = []
+        for k, count in enumerate(shape.blocks):
+            blocks = []
+            for block in range(count):
+                stride = 2 if block == 0 and k > 0 else 1
+                strides = (stride, 1) if config.backbone.strides_in_1x1 else (1, stride)
+                name = f"{body}.layer{k + 1}.{block}"
+                blocks.append(_Bottleneck(weights, name, strides, shape.groups, downsample=block == 0))
+            self.layers.append(blocks)
+
+    def __call__(self, images: jt.Var, stages: dict | None = None) -> list[jt.Var]:
+        x = operators.max_pool(self.stem(images, relu=True))
+        maps = [x]
+        for blocks in self.layers:
+            for block in blocks:
+                x = block(x)
+            maps.append(x)
+        _keep(stages, dict(zip(("stem", "C2", "C3", "C4", "C5"), maps)))
+        return maps[2:]
+
+
+class _Pyramid:
+    """C3, C4, C5 -> P'3..P'7, each `[N, H / s, W / s, 256]`."""
+
+    def __init__(self, weights: _Weights, config: ModelConfig):
+        fpn, count = "backbone.fpn", 3 if config.pyramid.levels == "p3-p5" else 5
+        self.enhancement = config.pyramid.enhancement
+        self.inner = [weights.convolution(f"{fpn}.fpn_inner{k}") for k in (2, 3, 4)]  # C3, C4, C5
+        self.layer = [weights.convolution(f"{fpn}.fpn_layer{k}") for k in (2, 3, 4)]
+        self.p6 = weights.convolution(f"{fpn}.top_blocks.p6", stride=2)
+        self.p7 = weights.convolution(f"{fpn}.top_blocks.p7", stride=2)
+        self.refine: list[list[Convolution]] = []  # of P'3, P'4, ...: the convolutions one after the other
+        self.attend: list[Convolution] = []  # of P'4, P'5, ...
+        if self.enhancement != "none":
+            self.refine.append([weights.convolution(f"{fpn}.refine_block_1")])
+            parts = ("",) if config.pyramid.fusion == "3x3" else (".0", ".1")
+            for k in range(2, count + 1):
+                self.refine.append([weights.convolution(f"{fpn}.refine_block_{k}{part}") for part in parts])
+        if self.enhancement == "regularized":
+            self.attend = [weights.convolution(f"{fpn}.att_block_{k}") for k in range(1, count)]
+
+    def __call__(self, maps: list[jt.Var], stages: dict | None = None) -> list[jt.Var]:
+        c3, c4, c5 = maps
+        top5 = self.inner[2](c5)
+        top4 = self.inner[1](c4, add=top5)
+        top3 = self.inner[0](c3, add=top4)
+        p3, p4, p5 = [layer(top) for layer, top in zip(self.layer, (top3, top4, top5))]
+        # P7 is made from the ReLU of P6; P6 is so small that computing it twice is cheaper than an operator for that.
+        levels = [p3, p4, p5, self.p6(p5), self.p7(self.p6(p5, relu=True))]
+        _keep(stages, {f"P{level}": x for level, x in zip(LEVELS, levels)})
+        levels = self._enhance(levels, stages)
+        _keep(stages, {f"RP{level}": x for level, x in zip(LEVELS, levels)})
+        return levels
+
+    def _enhance(self, levels: list[jt.Var], stages: dict | None) -> list[jt.Var]:
+        refined: list[jt.Var] = []
+        for k, (level, fuse) in enumerate(zip(levels, self.refine)):
+            x = level
+            if refined:
+                attention = self.attend[k - 1](level) if self.attend else None
+                if attention is not None:
+                    _keep(stages, {f"att_logit_P{LEVELS[k]}": attention})
+                finer = refined[-1:] if self.enhancement == "progressive" else refined
+                x = operators.resize_concat(finer, level, attention)
+            for convolution in fuse:
+                x = convolution(x)
+            refined.append(x)
+        return refined + levels[len(refined) :]
+
+
+class _Head:
+    """The FCOS head; classification and centerness share a tower and are one convolution here."""
+
+    def __init__(self, weights: _Weights):
+        head = "rpn.head"
+        self.cls_tower, self.box_tower = [
+            [weights.normalised(f"{head}.{tower}.{3 * k}", f"{head}.{tower}.{3 * k + 1}", bias=True) for k in range(4)]
+            for tower in ("cls_tower", "bbox_tower")
+        ]
+        self.cls = weights.make(
+            *[
+                np.concatenate([weights.tensor(f"{head}.{name}.{part}") for name in ("cls_logits", "centerness")])
+                for part in ("weight", "bias")
+            ]
+        )
+        self.box = weights.convolution(f"{head}.bbox_pred")
+        self.scales = [weights.tensor(f"{head}.scales.{k}.scale").item() for k in range(len(LEVELS))]
+
+    def __call__(self, levels: list[jt.Var]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Per level logits `[N, 1, H, W]`, distances `[N, 4, H, W]` in network pixels, centerness `[N, 1, H, W]`."""
+        answers = []
+        for x in levels:
+            cls = box = x
+            for layer in self.cls_tower:
+                cls = layer(cls)
+            for layer in self.box_tower:
+                box = layer(box)
+            answers.append((self.cls(cls), self.box(box)))
+        jt.sync([answer for pair in answers for answer in pair])
+        logits, distances, centerness = [], [], []
+        for (cls, box), scale in zip(answers, self.scales):
+            cls, box = to_nchw(cls.numpy()[..., :2]), to_nchw(box.numpy()[..., :4])
+            logits.append(cls[:, :1])
+            centerness.append(cls[:, 1:])
+            distances.append(np.exp(np.float32(scale) * box))
+        return logits, distances, centerness
+
+
+class _MaskHead:
+    """The multi-level mask decoder: RoIs pooled from all five levels, decoded from coarse to fine."""
+
+    def __init__(self, weights: _Weights):
+        extractor = "roi_heads.mask.feature_extractor"
+        self.inner = [
+            weights.normalised(f"{extractor}.inner_maskdecoder_{k}.0", f"{extractor}.inner_maskdecoder_{k}.1", bias=False)
+            for k in range(1, 6)
+        ]
+        self.decoders = [
+            weights.normalised(f"{extractor}.conv_maskdecoder_{k}.0", f"{extractor}.conv_maskdecoder_{k}.1", bias=False)
+            for k in range(1, 5)
+        ]
+        self.predict = weights.convolution("roi_heads.mask.predictor.mask_fcn_logits")
+
+    def __call__(self, levels: list[jt.Var], rois: np.ndarray, stages: dict | None = None) -> jt.Var:
+        """P'3..P'7 and rois `[R, 5]`, R > 0 -> logits `[R, 32, 32, 2]` (and idle channels)."""
+        boxes = jt.array(np.ascontiguousarray(rois, np.float32))
+        inner = [layer(level) for layer, level in zip(self.inner, levels)]
+        x = operators.roi_align(inner[4], boxes, MASK_SIZES[4], 1 / STRIDES[4])
+        _keep(stages, {f"mask_inner_{k}": map_ for k, map_ in enumerate(inner, 1)})
+        _keep(stages, {"mask_roi_5": x})
+        for k, (decode_, level) in enumerate(zip(self.decoders, (3, 2, 1, 0)), 1):
+            x = operators.roi_align(inner[level], boxes, MASK_SIZES[level], 1 / STRIDES[level], coarse=x)
+            x = decode_(x)
+            _keep(stages, {f"mask_conv_{k}": x})
+        logits = self.predict(x)
+        _keep(stages, {"mask_logits": logits})
+        return logits
+
+    def probabilities(self, levels: list[jt.Var], rois: np.ndarray) -> np.ndarray:
+        """float32 `[R, 32, 32]`, the probability of channel 1, the salient one; R may be 0."""
+        if len(rois) == 0:
+            return np.zeros((0, MASK_SIZES[0], MASK_SIZES[0]), np.float32)
+        return sigmoid(self(levels, rois).numpy()[..., 1])
+
+
+def _keep(stages: dict | None, named: dict) -> None:
+    if stages is not None:
+        stages.update(named)
