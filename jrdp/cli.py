@@ -71,7 +71,7 @@ def test(
     """Detect on the test sets (data.test) and evaluate; writes bbox.json, segm.json, metrics.json, pr_curves.png."""
     from jrdp import interchange, runtime
     from jrdp.data.catalog import load_dataset
-    from jrdp.engine.predictor import build, config_of
+    from jrdp.engine.weights import config_of
 
     file = interchange.read(weights)
     chosen = config_of(file, config, settings)
@@ -80,6 +80,7 @@ def test(
         raise UserError("data.test is empty: name a dataset, for example --set 'data.test=[images:annotations.json]'")
     runtime.start(device)
     from jrdp.engine.evaluate import evaluate_datasets
+    from jrdp.engine.predictor import build
 
     evaluate_datasets(build(file, chosen).network, chosen, test_sets, out)
 
@@ -95,10 +96,16 @@ def predict(
     device: str = DeviceOption,
 ) -> None:
     """Find salient instances; writes predictions.json, NAME.png (overlay) and NAME_instances.png (index mask)."""
-    from jrdp.engine.predict import predict_files
-    from jrdp.engine.predictor import load
+    import jrdp
+    from jrdp.files import make_folder
+    from jrdp.engine.pictures import list_pictures
 
-    failed = predict_files(lambda: load(weights, config, device, settings), paths, out, threshold)
+    pictures = list_pictures(paths)
+    make_folder(out)
+    model = jrdp.load(weights, config, device, settings)
+    from jrdp.engine.predict import predict_files
+
+    failed = predict_files(model, pictures, out, threshold)
     raise typer.Exit(1 if failed else 0)
 
 

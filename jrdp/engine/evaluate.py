@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from jrdp.config import Config
 from jrdp.data.transforms import batch_images
-from jrdp.engine.files import make_folder, write_json
+from jrdp.files import make_folder, write_json
 from jrdp.engine.inference import detect_batch
 from jrdp.evaluation.coco_metrics import evaluate_with_curves, format_metrics
 from jrdp.evaluation.plots import write_pr_curves

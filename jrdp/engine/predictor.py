@@ -1,4 +1,4 @@
-"""The Python face of jrdp: `jrdp.load(...)` and `model.predict(...)`."""
+"""A loaded network and what it says about one photograph; `jrdp.load` gives it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jrdp import interchange, runtime, visualize
-from jrdp.config import Config, load_config, parse_config
+from jrdp import interchange, visualize
+from jrdp.config import Config
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.engine.inference import detect_batch, sorted_by_score
+from jrdp.interchange import WeightFile
+from jrdp.models.rdpnet import RDPNet
+from jrdp.models.state import assign_state, named_tensors
 from jrdp.ops import paste_mask_rle, paste_masks
 from jrdp.structures import Instances
 
@@ -87,52 +90,31 @@ class SalientInstanceModel:
     def predict_batch(self, pictures: list) -> list[Prediction]:
         """`predict` for several pictures, which share one run of the network, padded to the largest."""
         photos = [_as_image(picture) for picture in pictures]
-        batch = batch_images([prepare_image(photo, self.config.input, image_id=i) for i, photo in enumerate(photos)])
+        batch = batch_images([prepare_image(photo, self.config.input) for photo in photos])
         return [
             Prediction(np.asarray(photo), sorted_by_score(found), self.config.test.mask_threshold)
             for photo, found in zip(photos, detect_batch(self.network, batch))
         ]
 
 
-def load(
-    weights: str | Path, config: str | Path | Config | None = None, device: str = "auto", overrides: list[str] = ()
-) -> SalientInstanceModel:
-    """Read weights of any supported kind and build the network they belong to.
-
-    Without `config`, the configuration is the one in the file, or is inferred from its tensors (backbone, pyramid,
-    mask head) with the released settings for everything else.
+def build(file: WeightFile, config: Config) -> SalientInstanceModel:
+    """The network of `config` filled strictly with the tensors of a weight file; Jittor must have been started.
 
     Raises:
-        UserError: if the file is not a checkpoint, or does not fit the configuration; or for `device="cuda"` without
-            a usable GPU.
+        UserError: if the file does not hold exactly the tensors of that network.
     """
-    file = interchange.read(weights)
-    settings = config_of(file, config, list(overrides))
-    runtime.start(device)
-    return build(file, settings)
-
-
-def config_of(file, config: str | Path | Config | None, overrides: list[str]) -> Config:
-    """The configuration for a weight file: given, else stored in the file, else inferred from its tensors."""
-    if isinstance(config, Config):
-        return config
-    if config is not None:
-        return load_config(config, overrides)
-    stored = file.metadata.get("config")
-    if stored is None:
-        stored = {"model": interchange.infer_model(file)}
-    return load_config(None, overrides, base=parse_config(stored, f"stored in {file.path}"))
-
-
-def build(file, config: Config) -> SalientInstanceModel:
-    """The network of `config` filled strictly with the tensors of a weight file; Jittor must have been started."""
-    from jrdp.engine.start import check_preprocessing
-    from jrdp.models.rdpnet import RDPNet
-    from jrdp.models.state import assign_state, named_tensors
-
-    check_preprocessing(file.metadata.get("preprocessing"), config, str(file.path))
     network = RDPNet(config.model)
-    expected = {name: tuple(value.shape) for name, value in named_tensors(network).items()}
-    assign_state(network, interchange.match(expected, file).tensors)
+    shapes = {name: tuple(value.shape) for name, value in named_tensors(network).items()}
+    assign_state(network, interchange.match(shapes, file).tensors)
     network.eval()
     return SalientInstanceModel(network, config)
+
+
+def _as_image(picture: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise ValueError(f"a picture is RGB uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}")
+        return Image.fromarray(picture)
+    return read_image(picture)

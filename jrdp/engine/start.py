@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from jrdp import interchange
 from jrdp.config import Config
-from jrdp.errors import UserError
+from jrdp.engine.weights import check_preprocessing, expected_tensors, is_backbone_only
+from jrdp.interchange import WeightFile
 from jrdp.models.state import assign_state, named_tensors
 
-BACKBONE = "backbone.body."
+
+def read_start(config: Config) -> WeightFile | None:
+    """The weight file that `train.weights` names, checked against the configuration; None when it names none."""
+    if config.train.weights is None:
+        return None
+    file = interchange.read(config.train.weights)
+    check_preprocessing(file, config)
+    return file
 
 
-def initialise(model, config: Config) -> str:
-    """Load `config.train.weights` into `model` if given; returns a line that says where training starts.
+def initialise(model, file: WeightFile | None) -> str:
+    """Fill `model` from `file`, strictly; returns a line that says where training starts.
 
     A file with backbone tensors alone fills the backbone; any other file must fill the whole network.
-
-    Raises:
-        UserError: if the file does not fit, or was made for another preprocessing or stride convention.
     """
-    path = config.train.weights
-    if path is None:
-        return "starting from random weights (train.weights is not set): expect low accuracy from short training"
-    file = interchange.read(path)
-    expected = {name: tuple(value.shape) for name, value in named_tensors(model).items()}
-    check_preprocessing(file.metadata.get("preprocessing"), config, str(path))
-    backbone_only = all(name.startswith(BACKBONE) for name in file.tensors)
-    if backbone_only:
-        expected = {name: shape for name, shape in expected.items() if name.startswith(BACKBONE)}
-    matched = interchange.match(expected, file)
-    current = {name: value.numpy() for name, value in named_tensors(model).items()}
-    current.update({name: np.asarray(value, dtype=np.float32) for name, value in matched.tensors.items()})
-    assign_state(model, current)
-    what = "ImageNet backbone" if backbone_only else "all weights"
-    return f"starting from {path}: {what}, {len(matched.tensors)} tensors"
-
-
-def check_preprocessing(preprocessing: dict | None, config: Config, path: str) -> None:
-    """Refuse weights that were made for other pixels or strides than `config` has; None means as released.
-
-    Raises:
-        UserError: naming each setting that differs and the `--set` that follows the weights.
-    """
-    if preprocessing is None:
-        return
-    mine = {**config.input.model_dump(mode="json"), "stride_in_1x1": config.model.backbone.strides_in_1x1}
-    keys = {
-        "channel_order": "input.channel_order",
-        "scale": "input.scale",
-        "mean": "input.mean",
-        "std": "input.std",
-        "stride_in_1x1": "model.backbone.stride_in_1x1",
-    }
-    fixes = []
-    for name, key in keys.items():
-        if name not in preprocessing:
-            continue
-        theirs = preprocessing[name]
-        same = theirs == mine[name] if isinstance(theirs, (str, bool)) else np.allclose(theirs, mine[name], rtol=1e-4, atol=1e-4)
-        if not same:
-            shown = str(list(theirs) if isinstance(theirs, (list, tuple)) else theirs).replace(" ", "").lower()
-            fixes.append(f"--set {key}={shown}")
-    if fixes:
-        raise UserError(f"{path} was made for another preprocessing than the config: use {' '.join(fixes)}")
+    if file is None:
+        return "starting from random weights (train.weights is not set)"
+    tensors = named_tensors(model)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    matched = interchange.match(expected_tensors(shapes, file), file)
+    assign_state(model, {**{name: value.numpy() for name, value in tensors.items()}, **matched.tensors})
+    what = "the ImageNet backbone" if is_backbone_only(file) else "all weights"
+    return f"starting from {file.path}: {what}, {len(matched.tensors)} tensors"

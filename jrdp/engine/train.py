@@ -16,9 +16,9 @@ from jrdp.data.loader import TrainLoader
 from jrdp.engine import distributed
 from jrdp.engine.checkpoint import load_training_state, save_checkpoint
 from jrdp.engine.curves import plot_curves
-from jrdp.engine.start import initialise
+from jrdp.engine.start import initialise, read_start
 from jrdp.engine.evaluate import evaluate_datasets
-from jrdp.engine.files import make_folder, write_text
+from jrdp.files import make_folder, write_text
 from jrdp.errors import UserError
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors, trainable_parameters
@@ -42,9 +42,10 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
     state = _open_run(config, out, resume)
     dataset = load_dataset(config.data.train, config, training=True)
     test_sets = [(name, load_dataset([name], config, training=False)) for name in config.data.test]
+    start = read_start(config) if state is None else None
     model = RDPNet(config.model)
     if state is None:
-        note = initialise(model, config)
+        note = initialise(model, start)
     else:
         assign_state(model, state.tensors)
         note = f"resumed from {out / 'last.safetensors'} at iteration {state.iteration}"

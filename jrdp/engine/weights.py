@@ -1,0 +1,74 @@
+"""What a weight file asks of a configuration. Needs no Jittor, so that bad input is refused before it is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jrdp import interchange
+from jrdp.config import Config, load_config, parse_config
+from jrdp.errors import UserError
+from jrdp.interchange import WeightFile
+
+BACKBONE = "backbone.body."
+
+
+def is_backbone_only(file: WeightFile) -> bool:
+    """Whether the file holds an (ImageNet) backbone and nothing else."""
+    return all(name.startswith(BACKBONE) for name in file.tensors)
+
+
+def expected_tensors(shapes: dict[str, tuple], file: WeightFile) -> dict[str, tuple]:
+    """The tensors that `file` has to fill: the backbone's if it holds a backbone only, else the whole network's."""
+    if not is_backbone_only(file):
+        return shapes
+    return {name: shape for name, shape in shapes.items() if name.startswith(BACKBONE)}
+
+
+def config_of(file: WeightFile, config: str | Path | Config | None, overrides: list[str]) -> Config:
+    """The configuration for a weight file: given, else stored in the file, else inferred from its tensors.
+
+    Raises:
+        UserError: for a bad configuration, and when pixels or strides would not be those of the weights.
+    """
+    if isinstance(config, Config):
+        chosen = config
+    elif config is not None:
+        chosen = load_config(config, overrides)
+    else:
+        stored = file.metadata.get("config") or interchange.infer_config(file)
+        chosen = load_config(None, overrides, base=parse_config(stored, f"stored in {file.path}"))
+    check_preprocessing(file, chosen)
+    return chosen
+
+
+def check_preprocessing(file: WeightFile, config: Config) -> None:
+    """Refuse weights that were made for other pixels or strides than `config` has; a file that says nothing passes.
+
+    Raises:
+        UserError: naming for each setting that differs the `--set` that follows the weights.
+    """
+    preprocessing = file.metadata.get("preprocessing")
+    if preprocessing is None:
+        return
+    mine = {**config.input.model_dump(mode="json"), "stride_in_1x1": config.model.backbone.strides_in_1x1}
+    keys = {
+        "channel_order": "input.channel_order",
+        "scale": "input.scale",
+        "mean": "input.mean",
+        "std": "input.std",
+        "stride_in_1x1": "model.backbone.stride_in_1x1",
+    }
+    fixes = []
+    for name, key in keys.items():
+        theirs = preprocessing.get(name, mine[name])
+        if isinstance(theirs, (str, bool)):
+            same = theirs == mine[name]
+        else:
+            same = np.allclose(theirs, mine[name], rtol=1e-4, atol=1e-4)
+        if not same:
+            shown = str(list(theirs) if isinstance(theirs, (list, tuple)) else theirs).replace(" ", "").lower()
+            fixes.append(f"--set {key}={shown}")
+    if fixes:
+        raise UserError(f"{file.path} was made for another preprocessing than the config: use {' '.join(fixes)}")

@@ -1,0 +1,100 @@
+"""The configuration: defaults, overrides, and every way of getting it wrong."""
+
+import pathlib
+
+import pytest
+
+from jrdp.config import Config, dump_config, load_config, parse_config
+from jrdp.errors import UserError
+
+CONFIGS = sorted(pathlib.Path(__file__).parent.parent.glob("configs/**/*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_in_the_repository_loads(path):
+    assert isinstance(load_config(path), Config)
+
+
+def test_r50_isod_is_the_default_written_out(request):
+    path = pathlib.Path(__file__).parent.parent / "configs" / "r50_isod.yaml"
+    assert load_config(path) == Config()
+    written = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert "\n".join(written).strip() == dump_config(Config()).strip()
+
+
+def test_dump_and_load_are_inverse(tmp_path):
+    config = load_config(None, ["solver.base_lr=0.01", "data.train=[a:b, c]", "train.weights=w.pth"])
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+def test_overrides_win_over_the_file_and_the_file_over_the_base(tmp_path):
+    (tmp_path / "c.yaml").write_text("solver:\n  base_lr: 0.5\n  momentum: 0.5\n")
+    config = load_config(tmp_path / "c.yaml", ["solver.base_lr=0.25"])
+    assert (config.solver.base_lr, config.solver.momentum, config.solver.batch_size) == (0.25, 0.5, 4)
+    assert load_config(None, ["solver.momentum=0.1"], base=config).solver.base_lr == 0.25
+
+
+def test_stride_follows_the_backbone_unless_set():
+    assert load_config(None, []).model.backbone.strides_in_1x1
+    assert not load_config(None, ["model.backbone.name=x101"]).model.backbone.strides_in_1x1
+    assert load_config(None, ["model.backbone.name=x101", "model.backbone.stride_in_1x1=true"]).model.backbone.strides_in_1x1
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("solver.lr=1", ["unknown key solver.lr", "base_lr"]),
+        ("optimizer.lr=1", ["unknown key optimizer", "solver"]),
+        ("solver.base_lr=fast", ["solver.base_lr", "number", "'fast'"]),
+        ("solver.base_lr=-1", ["solver.base_lr", "greater than 0", "-1"]),
+        ("model.backbone.name=r18", ["model.backbone.name", "r50", "'r18'"]),
+        ("data.train=isod_train", ["data.train", "list"]),
+        ("data.train=[]", ["data.train", "at least 1"]),
+        ("input.max_size=100", ["max_size (100)", "min_size (320)"]),
+        ("input.std=[1,0,1]", ["std must be positive"]),
+        ("input.mean=[1,2]", ["input.mean"]),
+        ("solver", ["--set 'solver'", "key.key=value"]),
+        ("solver..x=1", ["--set"]),
+        ("solver.base_lr.x=1", ["solver.base_lr"]),
+        ("solver=[", ["not valid YAML"]),
+    ],
+)
+def test_bad_overrides_are_named(override, words):
+    with pytest.raises(UserError) as caught:
+        load_config(None, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"- a\n- b\n", ["mapping", "list"]),
+        (b"solver: {", ["not valid YAML"]),
+        (b"\xff\xfe\x00", ["cannot read"]),
+        (b"solver:\n  base_lr: [1]\n", ["solver.base_lr"]),
+    ],
+)
+def test_bad_files_are_named(tmp_path, content, words):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_empty_file(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(tmp_path / "empty.yaml") == Config()
+
+
+def test_parse_names_the_origin():
+    with pytest.raises(UserError, match="stored in x.safetensors"):
+        parse_config({"what": 1}, "stored in x.safetensors")
