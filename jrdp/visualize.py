@@ -46,13 +46,14 @@ def overlay(
     boxes: np.ndarray | None = None,
     scores: np.ndarray | None = None,
     labels: Sequence[str] | None = None,
+    palette: np.ndarray | None = None,
     alpha: float = 0.45,
 ) -> np.ndarray:
     """The photograph with every instance tinted, outlined and labelled; the photograph itself is not changed.
 
     masks: bool `[K, height, width]`. boxes: `[K, 4]` (x1, y1, x2, y2), drawn as thin frames where given.
     scores: `[K]`, written on the instance where given, and then higher scores lie on top; `labels` replaces the
-    written text. Instances keep the colour of their position, so `colors(K)[k]` is instance k's.
+    written text. Instance k's colour is `palette[k]`, by default `colors(K)[k]`.
     Raises `ValueError` where the masks do not fit the photograph.
     """
     photo = _as_picture(photo)
@@ -65,7 +66,7 @@ def overlay(
         order = np.argsort([-np.count_nonzero(mask) for mask in masks], kind="stable")
     else:
         order = np.argsort(np.asarray(scores), kind="stable")
-    palette = colors(len(masks))
+    palette = colors(len(masks)) if palette is None else palette
     line = _line_width(height, width)
     picture = photo.copy()
     drawn = [int(k) for k in order if windows[k] is not None]
@@ -83,7 +84,8 @@ def overlay(
         labels = [f"{float(score):.2f}" for score in scores]
     if labels is not None:
         # The best instance chooses its label's place first.
-        anchors = {k: _label_anchor(masks[k], windows[k], None if boxes is None else boxes[k]) for k in drawn[::-1]}
+        labelled = [int(k) for k in order[::-1] if boxes is not None or windows[k] is not None]
+        anchors = {k: _label_anchor(masks[k], windows[k], None if boxes is None else boxes[k]) for k in labelled}
         _draw_labels(picture, anchors, labels, palette)
     return picture
 
@@ -193,7 +195,7 @@ def _row(
         left, right = edges[position] + position * gap, edges[position + 1] + position * gap
         if position < len(titles) and titles[position]:
             _draw_title(row[:head, left:right], titles[position], head_size)
-        row[head:, left:right] = _resized(picture, height, max(1, right - left))
+        row[head:, left:right] = resized(picture, height, max(1, right - left))
     return row
 
 
@@ -214,7 +216,9 @@ def _draw_contour(picture: np.ndarray, mask: np.ndarray, color: np.ndarray, line
     cv2.drawContours(picture, contours, -1, color.tolist(), line, cv2.LINE_AA)
 
 
-def _label_anchor(mask: np.ndarray, window: tuple[slice, slice], box: np.ndarray | None) -> tuple[float, float, bool]:
+def _label_anchor(
+    mask: np.ndarray, window: tuple[slice, slice] | None, box: np.ndarray | None
+) -> tuple[float, float, bool]:
     """(x, y, centred): where a label stands; its bottom is at y, and x is its middle or its left end.
 
     At the box's top left corner where boxes are drawn, else above the mask's highest pixels.
@@ -282,7 +286,10 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"), size)
 
 
-def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def resized(picture: np.ndarray, height: int, width: int | None = None) -> np.ndarray:
+    """The picture at another size; without `width`, in its own proportions."""
+    if width is None:
+        width = max(1, round(picture.shape[1] * height / len(picture)))
     if picture.shape[:2] == (height, width):
         return picture
     shrinking = height < len(picture)
