@@ -24,6 +24,20 @@ MASK_ROI_SIZES = (32, 16, 8, 4, 4)  # output of RoIAlign on P'3..P'7
 BLOCKS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3), "x101": (3, 4, 23, 3)}
 
 
+@dataclass(frozen=True)
+class Variant:
+    """Deliberate mistakes, one field each, to show that a comparison notices them; the default is as released."""
+
+    rgb: bool = False  # the network is given RGB where it was trained on BGR
+    aligned: bool = False  # RoIAlign with the half-pixel shift of later libraries
+    nms_without_one: bool = False  # IoU of widths x2 - x1 instead of x2 - x1 + 1
+    sqrt_score: bool = False  # the geometric mean of classification and centerness, as later FCOS versions have it
+    group_norm_eps: float = 1e-5
+
+
+RELEASED = Variant()
+
+
 class FrozenBatchNorm(nn.Module):
     """y = x * scale + shift from four constant buffers; as released, no epsilon under the root."""
 
@@ -152,7 +166,7 @@ class Pyramid(nn.Module):
         return {"P3": p3, "P4": p4, "P5": p5, "P6": p6, "P7": p7}
 
     def enhance(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`RP3`..`RP7` [N, 256, h_l, w_l] and the attention logits `att_logit_P4`..`att_logit_P7` of the same shapes."""
+        """`RP3`..`RP7` and the attention logits `att_logit_P4`..`att_logit_P7`, each [N, 256, h_l, w_l]."""
         out = {"RP3": self.refine_block_1(maps["P3"])}
         stages: dict[str, Tensor] = {}
         attention = (self.att_block_1, self.att_block_2, self.att_block_3, self.att_block_4)
@@ -221,8 +235,9 @@ def _conv_norm_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 class MaskFeatures(nn.Module):
     """The multi-level decoder (Sec. III-C): every RoI is pooled from all five levels and decoded coarse to fine."""
 
-    def __init__(self):
+    def __init__(self, aligned: bool):
         super().__init__()
+        self.aligned = aligned
         for index in range(1, 6):
             self.add_module(f"inner_maskdecoder_{index}", _conv_norm_relu(256, 128, 1))
         for index in range(1, 5):
@@ -243,7 +258,7 @@ class MaskFeatures(nn.Module):
         """`mask_roi_k`: [R, 128, S, S] with S of `MASK_ROI_SIZES`; rois [R, 5] as (image, x1, y1, x2, y2)."""
         # torchvision's aligned=False is the legacy operator: no half-pixel shift, RoIs at least one feature pixel wide.
         return {
-            f"mask_roi_{k}": roi_align(inner[f"mask_inner_{k}"], rois, size, 1.0 / stride, 2, aligned=False)
+            f"mask_roi_{k}": roi_align(inner[f"mask_inner_{k}"], rois, size, 1.0 / stride, 2, aligned=self.aligned)
             for k, (size, stride) in enumerate(zip(MASK_ROI_SIZES, STRIDES), start=1)
         }
 
@@ -279,16 +294,16 @@ class _MaskPredictor(nn.Module):
 
 
 class _MaskHead(nn.Module):
-    def __init__(self):
+    def __init__(self, aligned: bool):
         super().__init__()
-        self.feature_extractor = MaskFeatures()
+        self.feature_extractor = MaskFeatures(aligned)
         self.predictor = _MaskPredictor()
 
 
 class _RoiHeads(nn.Module):
-    def __init__(self):
+    def __init__(self, aligned: bool):
         super().__init__()
-        self.mask = _MaskHead()
+        self.mask = _MaskHead(aligned)
 
 
 @dataclass
@@ -314,14 +329,18 @@ class Twin(nn.Module):
     witnesses the released network only.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, variant: Variant = RELEASED):
         super().__init__()
         _check_released(config)
         self.config = config
+        self.variant = variant
         body = config.backbone
         self.backbone = _Backbone(Body(body.name, body.strides_in_1x1, body.freeze_at))
         self.rpn = _Rpn(config.fcos.channels)
-        self.roi_heads = _RoiHeads()
+        self.roi_heads = _RoiHeads(variant.aligned)
+        for module in self.modules():
+            if isinstance(module, nn.GroupNorm):
+                module.eps = variant.group_norm_eps
         self._initialise()
 
     def _initialise(self) -> None:
@@ -341,7 +360,7 @@ class Twin(nn.Module):
 
     def trunk(self, images: Tensor) -> Trunk:
         """Backbone, pyramid and head of images [N, 3, H, W], H and W multiples of 32."""
-        stages = self.backbone.body(images)
+        stages = self.backbone.body(images.flip(1) if self.variant.rgb else images)
         stages |= self.backbone.fpn.fpn(stages["C3"], stages["C4"], stages["C5"])
         stages |= self.backbone.fpn.enhance({f"P{level}": stages[f"P{level}"] for level in LEVELS})
         stages |= self.rpn.head([stages[f"RP{level}"] for level in LEVELS])

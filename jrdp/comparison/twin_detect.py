@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
-from jrdp.comparison.twin import STRIDES, Trunk, Twin
+from jrdp.comparison.twin import RELEASED, STRIDES, Trunk, Twin, Variant
 from jrdp.config import FcosConfig
 
 
-def legacy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+def legacy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, plus_one: bool = True) -> Tensor:
     """Greedy suppression at IoU > threshold with the legacy widths x2 - x1 + 1; kept indices [K], ascending.
 
     A box with the +1 is the plain box up to x2 + 1, y2 + 1, so torchvision's operator serves; the threshold is rounded
     to float32 as released. Equal scores keep their order.
     """
-    grown = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    grown = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0]) if plus_one else boxes
     kept = torchvision_nms(grown, scores, float(np.float32(iou_threshold)))
     return kept.sort().values
 
@@ -31,7 +31,13 @@ def locations(height: int, width: int, stride: int, like: Tensor) -> Tensor:
 
 
 def candidates(
-    cls: Tensor, reg: Tensor, ctr: Tensor, stride: int, sizes: list[tuple[int, int]], config: FcosConfig
+    cls: Tensor,
+    reg: Tensor,
+    ctr: Tensor,
+    stride: int,
+    sizes: list[tuple[int, int]],
+    config: FcosConfig,
+    variant: Variant = RELEASED,
 ) -> list[tuple[Tensor, Tensor]]:
     """One level's boxes before suppression, per image: boxes [K, 4] clipped to the image, scores [K], by location.
 
@@ -42,6 +48,8 @@ def candidates(
     points = locations(cls.shape[2], cls.shape[3], stride, reg)
     probability = cls.flatten(1).sigmoid()  # [N, h * w]
     score = probability * ctr.flatten(1).sigmoid()
+    if variant.sqrt_score:
+        score = score.sqrt()
     distances = reg.flatten(2).permute(0, 2, 1)  # [N, h * w, 4]
     highest = probability.max()
     threshold = torch.tensor(config.pre_nms_threshold, dtype=probability.dtype, device=probability.device)
@@ -67,19 +75,23 @@ def candidates(
     return out
 
 
-def proposals(trunk: Trunk, sizes: list[tuple[int, int]], config: FcosConfig) -> list[tuple[Tensor, Tensor]]:
+def proposals(
+    trunk: Trunk, sizes: list[tuple[int, int]], config: FcosConfig, variant: Variant = RELEASED
+) -> list[tuple[Tensor, Tensor]]:
     """Per image boxes [K, 4] and scores [K] after suppression and top-n, level by level, by location; no gradient."""
     with torch.no_grad():
         maps = zip(trunk.head("cls_logits"), trunk.head("bbox_reg"), trunk.head("centerness"), STRIDES)
-        levels = [candidates(cls, reg, ctr, stride, sizes, config) for cls, reg, ctr, stride in maps]
-        return [select([level[image] for level in levels], config) for image in range(len(sizes))]
+        levels = [candidates(cls, reg, ctr, stride, sizes, config, variant) for cls, reg, ctr, stride in maps]
+        return [select([level[image] for level in levels], config, variant) for image in range(len(sizes))]
 
 
-def select(levels: list[tuple[Tensor, Tensor]], config: FcosConfig) -> tuple[Tensor, Tensor]:
-    """Suppression over all levels of one image together, then the best `post_nms_top_n`; ties at the last place stay."""
+def select(
+    levels: list[tuple[Tensor, Tensor]], config: FcosConfig, variant: Variant = RELEASED
+) -> tuple[Tensor, Tensor]:
+    """Suppression over one image's levels together, then the best `post_nms_top_n`; ties for the last place stay."""
     boxes = torch.cat([boxes for boxes, _ in levels])
     scores = torch.cat([scores for _, scores in levels])
-    kept = legacy_nms(boxes, scores, config.nms_threshold)
+    kept = legacy_nms(boxes, scores, config.nms_threshold, not variant.nms_without_one)
     boxes, scores = boxes[kept], scores[kept]
     if len(scores) > config.post_nms_top_n:
         last = scores.sort(descending=True).values[config.post_nms_top_n - 1]
@@ -97,7 +109,7 @@ def stages(model: Twin, images: Tensor, sizes: list[tuple[int, int]], rois: Tens
     """Every stage by name, in order of computation, up to `mask_logits`; mask stages on `rois`, else own detections."""
     trunk = model.trunk(images)
     if rois is None:
-        rois = as_rois([boxes for boxes, _ in proposals(trunk, sizes, model.config.fcos)])
+        rois = as_rois([boxes for boxes, _ in proposals(trunk, sizes, model.config.fcos, model.variant)])
     return {**trunk.stages, **model.masks(trunk.pyramid, rois)}
 
 
@@ -105,7 +117,7 @@ def stages(model: Twin, images: Tensor, sizes: list[tuple[int, int]], rois: Tens
 def detect(model: Twin, images: Tensor, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Per image boxes [K, 4] in network pixels, scores [K], mask probabilities [K, 32, 32], in the released order."""
     trunk = model.trunk(images)
-    found = proposals(trunk, sizes, model.config.fcos)
+    found = proposals(trunk, sizes, model.config.fcos, model.variant)
     logits = model.masks(trunk.pyramid, as_rois([boxes for boxes, _ in found]))["mask_logits"]
     masks = logits[:, 1].sigmoid().split([len(boxes) for boxes, _ in found])
     return [(boxes, scores, mask) for (boxes, scores), mask in zip(found, masks)]

@@ -115,7 +115,7 @@ def mask_loss(
     model: Twin, trunk: Trunk, sizes: list[tuple[int, int]], gt: list[Tensor], targets: list[Targets]
 ) -> Tensor:
     """Mean binary cross entropy of the positive RoIs' salient channel; 0 with zero gradients when there is none."""
-    found = proposals(trunk, sizes, model.config.fcos)
+    found = proposals(trunk, sizes, model.config.fcos, model.variant)
     boxes = [torch.cat([b, own]) for (b, _), own in zip(found, gt)]
     logits = model.masks(trunk.pyramid, as_rois(boxes))["mask_logits"]  # [R, 2, 32, 32]
     positives, wanted = [], []

@@ -1,0 +1,194 @@
+"""`jrdp compare`: thin wrappers around the comparisons; exit code 1 when a declared tolerance is exceeded."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+import typer
+
+from jrdp.errors import UserError
+
+app = typer.Typer(
+    help="Compare Jittor with the PyTorch twin (or two result files), each framework in its own process.",
+    no_args_is_help=True,
+)
+
+ConfigOption = typer.Option(None, "--config", help="YAML configuration; default: what the weights tell.")
+SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override one configuration key, dotted; repeatable.")
+WeightsOption = typer.Option(None, "--weights", help="Weights for both sides; default: synthetic ones.")
+TwinWeightsOption = typer.Option(None, "--twin-weights", help="Other weights for the PyTorch side.")
+TwinPythonOption = typer.Option(sys.executable, "--twin-python", help="The Python that has torch and torchvision.")
+OutOption = typer.Option(..., "--out", help="Output folder for report.html and report.json.")
+DeviceOption = typer.Option("cpu", "--device", help="cpu or cuda, for both sides.")
+ThreadsOption = typer.Option(None, "--threads", min=1, help="Threads of each side; default: all cores.")
+SeedOption = typer.Option(1, "--seed", help="Seed of data order and synthetic weights.")
+DatasetOption = typer.Option([], "--dataset", help="Dataset name, images:annotations.json, or sample; repeatable.")
+ControlOption = typer.Option(
+    None, "--negative-control", help="Give the twin a mistake on purpose: rgb, aligned, nms-without-one, ..."
+)
+
+
+@app.command()
+def layers(
+    images: List[Path] = typer.Option(..., "--images", help="Pictures, or folders of pictures; repeatable."),
+    out: Path = OutOption,
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    weights: Optional[Path] = WeightsOption,
+    twin_weights: Optional[Path] = TwinWeightsOption,
+    twin_python: str = TwinPythonOption,
+    device: str = DeviceOption,
+    threads: Optional[int] = ThreadsOption,
+    seed: int = SeedOption,
+    negative_control: Optional[str] = ControlOption,
+    tolerance: float = typer.Option(1e-4, "--tolerance", help="Relative L2 of every stage."),
+    box_tolerance: float = typer.Option(0.01, "--box-tolerance", help="Network pixels."),
+    score_tolerance: float = typer.Option(1e-4, "--score-tolerance", help="Absolute."),
+    mask_tolerance: float = typer.Option(0.999, "--mask-tolerance", help="Least IoU of two masks."),
+) -> None:
+    """Every stage of both networks, same input and weights; names the first stage over tolerance."""
+    from jrdp.comparison.layers import compare_layers
+
+    options = _options(
+        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control
+    )
+    passed = compare_layers(
+        options, _pictures(images), out, tolerance, box_tolerance, score_tolerance, mask_tolerance
+    )
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def gradients(
+    out: Path = OutOption,
+    dataset: List[str] = DatasetOption,
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    weights: Optional[Path] = WeightsOption,
+    twin_weights: Optional[Path] = TwinWeightsOption,
+    twin_python: str = TwinPythonOption,
+    device: str = DeviceOption,
+    threads: Optional[int] = ThreadsOption,
+    seed: int = SeedOption,
+    negative_control: Optional[str] = ControlOption,
+    loss_tolerance: float = typer.Option(1e-5, "--loss-tolerance", help="Relative, of each loss."),
+    norm_tolerance: float = typer.Option(1e-3, "--norm-tolerance", help="Relative, of each gradient's norm."),
+    element_tolerance: float = typer.Option(3e-3, "--element-tolerance", help="Worst element over the largest one."),
+) -> None:
+    """Losses and the gradient of every parameter for one training batch."""
+    from jrdp.comparison.gradients import compare_gradients
+
+    options = _options(
+        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control
+    )
+    passed = compare_gradients(options, dataset, out, loss_tolerance, norm_tolerance, element_tolerance)
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def training(
+    out: Path = OutOption,
+    dataset: List[str] = DatasetOption,
+    steps: int = typer.Option(10, "--steps", min=1, help="SGD steps."),
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    weights: Optional[Path] = WeightsOption,
+    twin_weights: Optional[Path] = TwinWeightsOption,
+    twin_python: str = TwinPythonOption,
+    device: str = DeviceOption,
+    threads: Optional[int] = ThreadsOption,
+    seed: int = SeedOption,
+    negative_control: Optional[str] = ControlOption,
+    first_tolerance: float = typer.Option(1e-5, "--first-tolerance", help="Relative, of each loss at step 1."),
+    loss_tolerance: float = typer.Option(0.02, "--loss-tolerance", help="Relative, of the total loss at any step."),
+    parameter_tolerance: float = typer.Option(
+        0.05, "--parameter-tolerance", help="Final distance over the way travelled."
+    ),
+) -> None:
+    """N steps from one start and one order of data: loss curves over each other, distance of the parameters."""
+    from jrdp.comparison.training import compare_training
+
+    options = _options(
+        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control
+    )
+    passed = compare_training(options, dataset, out, steps, first_tolerance, loss_tolerance, parameter_tolerance)
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def detections(
+    first: Path = typer.Argument(..., help="COCO results json of one side."),
+    second: Path = typer.Argument(..., help="COCO results json of the other side."),
+    dataset: str = typer.Option(..., "--dataset", help="Dataset name or images:annotations.json."),
+    out: Path = OutOption,
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    score_tolerance: float = typer.Option(1e-3, "--score-tolerance", help="Absolute, of matched detections."),
+    iou_tolerance: float = typer.Option(0.99, "--iou-tolerance", help="Least box or mask IoU of matched detections."),
+    ap_tolerance: float = typer.Option(0.001, "--ap-tolerance", help="Absolute, of AP (0..1)."),
+) -> None:
+    """Two result files of any framework: matched detections, their differences, AP of both."""
+    from jrdp.comparison.detections import compare_detections
+
+    passed = compare_detections(
+        first, second, dataset, _load_config(config, settings), out, score_tolerance, iou_tolerance, ap_tolerance
+    )
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def speed(
+    out: Path = OutOption,
+    images: List[Path] = typer.Option([], "--images", help="One picture; default: noise of 320x480."),
+    rounds: int = typer.Option(7, "--rounds", min=1, help="Timed rounds, the two sides in turn."),
+    training: bool = typer.Option(False, "--training", help="Also time a training step."),
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    weights: Optional[Path] = WeightsOption,
+    twin_python: str = TwinPythonOption,
+    device: str = DeviceOption,
+    threads: Optional[int] = ThreadsOption,
+    seed: int = SeedOption,
+    compiled: bool = typer.Option(False, "--compiled", help="The twin compiled with frozen weights, not eager."),
+    most: Optional[float] = typer.Option(None, "--most", help="Fail when the network's ratio is above this."),
+) -> None:
+    """Both frameworks in turn in one run on the same device, part by part: medians, ratios, spread, memory."""
+    from jrdp.comparison.speed import compare_speed
+
+    options = _options(config, settings, weights, None, twin_python, device, threads, seed, None)
+    pictures = _pictures(images) if images else []
+    passed = compare_speed(options, pictures, out, rounds, training, compiled, most)
+    raise typer.Exit(0 if passed else 1)
+
+
+def _options(config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control):
+    from jrdp.comparison.pair import NEGATIVE_CONTROLS, Options
+
+    if negative_control is not None and negative_control not in NEGATIVE_CONTROLS:
+        raise UserError(f"unknown --negative-control {negative_control!r}: choose {', '.join(NEGATIVE_CONTROLS)}")
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device {device!r} is neither cpu nor cuda")
+    return Options(
+        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control
+    )
+
+
+def _load_config(config, settings):
+    from jrdp.config import load_config
+
+    return load_config(config, settings)
+
+
+def _pictures(paths: List[Path]) -> List[Path]:
+    """The pictures named, and those in the folders named, by suffix."""
+    found: List[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp"))
+        else:
+            found.append(path)
+    if not found:
+        raise UserError(f"no picture in {', '.join(str(path) for path in paths)}")
+    return found

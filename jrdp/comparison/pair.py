@@ -1,0 +1,136 @@
+"""Both frameworks side by side with the same configuration and weights: what every comparison starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterator, Optional
+
+import numpy as np
+
+from jrdp import interchange
+from jrdp.comparison.exchange import save_arrays
+from jrdp.comparison.process import Worker
+from jrdp.comparison.synthetic import synthetic_state
+from jrdp.config import Config, load_config, parse_config
+from jrdp.errors import UserError
+
+# Mistakes that the twin can be given, to show that a comparison notices them; see `twin.Variant`.
+NEGATIVE_CONTROLS = {
+    "rgb": {"rgb": True},
+    "aligned": {"aligned": True},
+    "nms-without-one": {"nms_without_one": True},
+    "sqrt-score": {"sqrt_score": True},
+    "group-norm-eps": {"group_norm_eps": 1e-3},
+}
+
+
+@dataclass
+class Options:
+    """What the user chose.
+
+    weights: a weight file of any kind for both sides, None for synthetic weights; twin_weights: another one for the
+    twin. threads: of each side's kernels, None for all cores. negative_control: a key of `NEGATIVE_CONTROLS`.
+    """
+
+    config: Optional[Path] = None
+    settings: list[str] = field(default_factory=list)
+    weights: Optional[Path] = None
+    twin_weights: Optional[Path] = None
+    twin_python: str = sys.executable
+    device: str = "cpu"
+    threads: Optional[int] = None
+    seed: int = 1
+    negative_control: Optional[str] = None
+    precision: str = "float32"
+
+
+@dataclass
+class Pair:
+    """jittor, torch: the two processes, built and loaded. start: the Jittor side's tensors by name.
+
+    differing: names of the tensors that the two sides were given different values of.
+    """
+
+    jittor: Worker
+    torch: Worker
+    config: Config
+    start: dict[str, np.ndarray]
+    differing: list[str]
+    trainable: list[str]
+    versions: dict[str, str]
+    folder: Path
+
+
+@contextlib.contextmanager
+def open_pair(options: Options) -> Iterator[Pair]:
+    """Start both workers in a temporary folder and give them the same network; everything ends with the block.
+
+    Raises `UserError` when a framework is missing, or when the two networks do not have the same tensors.
+    """
+    file = None if options.weights is None else interchange.read(options.weights)
+    config = resolve_config(file, options)
+    folder = Path(tempfile.mkdtemp(prefix="jrdp-compare-"))
+    try:
+        with Worker("torch", options.twin_python, folder, options.threads) as torch:
+            values = config.model_dump(mode="json")
+            variant = NEGATIVE_CONTROLS[options.negative_control] if options.negative_control else {}
+            theirs = torch.ask(
+                "build", config=values, device=options.device, precision=options.precision, variant=variant
+            )
+            with Worker("jittor", sys.executable, folder, options.threads) as jittor:
+                ours = jittor.ask("build", config=values, device=options.device)
+                check_same_tensors(ours, theirs)
+                start = state_of(file, ours["shapes"], options.seed)
+                twin_start = start
+                if options.twin_weights is not None:
+                    twin_start = state_of(interchange.read(options.twin_weights), ours["shapes"], options.seed)
+                _load(jittor, start, folder / "start.npz")
+                _load(torch, twin_start, folder / "twin_start.npz")
+                differing = [name for name in start if not np.array_equal(start[name], twin_start[name])]
+                versions = {**ours["versions"], **theirs["versions"]}
+                yield Pair(jittor, torch, config, start, differing, ours["trainable"], versions, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def resolve_config(file, options: Options) -> Config:
+    """The configuration given, else the one in the weight file, else what its tensors tell, else the defaults."""
+    if options.config is not None or file is None:
+        return load_config(options.config, options.settings)
+    stored = file.metadata.get("config")
+    values = stored if isinstance(stored, dict) else interchange.infer_config(file)
+    return load_config(None, options.settings, base=parse_config(values, f"stored in {options.weights}"))
+
+
+def check_same_tensors(ours: dict, theirs: dict) -> None:
+    """Names, order, shapes and trainability, as each side reports them."""
+    if ours["shapes"] != theirs["shapes"] or list(ours["shapes"]) != list(theirs["shapes"]):
+        odd = [n for n in {**ours["shapes"], **theirs["shapes"]} if ours["shapes"].get(n) != theirs["shapes"].get(n)]
+        raise UserError(f"the two networks have different tensors: {', '.join(odd[:5]) or 'in another order'}")
+    odd = sorted(set(ours["trainable"]) ^ set(theirs["trainable"]))
+    if odd:
+        raise UserError(f"the two networks train different tensors: {', '.join(odd[:5])}")
+
+
+def state_of(file, shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
+    """Every tensor as float32: from the file, strictly; a backbone's file is completed by synthetic heads."""
+    if file is None:
+        return synthetic_state(shapes, seed)
+    expected = {name: tuple(shape) for name, shape in shapes.items()}
+    heads: dict[str, np.ndarray] = {}
+    if all(name.startswith("backbone.body.") for name in file.tensors):
+        heads = synthetic_state({n: s for n, s in shapes.items() if not n.startswith("backbone.body.")}, seed)
+        expected = {name: shape for name, shape in expected.items() if name not in heads}
+    matched = interchange.match(expected, file).tensors
+    filled = {**{name: np.asarray(value, dtype=np.float32) for name, value in matched.items()}, **heads}
+    return {name: filled[name] for name in shapes}
+
+
+def _load(worker: Worker, state: dict[str, np.ndarray], path: Path) -> None:
+    save_arrays(path, state)
+    worker.ask("load", state=str(path))

@@ -1,0 +1,156 @@
+"""The torch side of a comparison: `python -m jrdp.comparison.worker_torch`, driven by `process.Worker`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from jrdp.comparison.worker import peak_memory_mb, serve
+from jrdp.errors import UserError
+
+try:
+    import torch
+    import torchvision
+except ImportError as missing:
+    raise SystemExit(f"{missing}: give an interpreter that has torch and torchvision with --twin-python") from missing
+
+from jrdp.comparison import twin_detect, twin_train
+from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
+from jrdp.comparison.twin import Twin, Variant
+from jrdp.config import parse_config
+
+
+class TorchBackend:
+    """Holds one network; every method is a command. Paths are files in the comparison's folder."""
+
+    def build(self, config: dict, device: str, precision: str = "float32", variant: dict | None = None) -> dict:
+        """Make the network; returns versions and the tensors' shapes in order."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("no CUDA device for torch; leave out --device cuda")
+        self.device = torch.device("cuda" if device == "cuda" else "cpu")
+        self.dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self.config = parse_config(config, "of the comparison")
+        self.model = Twin(self.config.model, Variant(**(variant or {}))).to(self.device, self.dtype)
+        self.solver = twin_train.optimizer(self.model, self.config.solver)
+        return {
+            "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+            "threads": torch.get_num_threads(),
+            "shapes": {name: list(value.shape) for name, value in self.model.state_dict().items()},
+            "trainable": [name for name, value in self.model.named_parameters() if value.requires_grad],
+        }
+
+    def load(self, state: str) -> None:
+        """Fill every tensor from an .npz, strictly, and start training anew."""
+        arrays = load_arrays(state)
+        self.model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()}, strict=True)
+        self.solver = twin_train.optimizer(self.model, self.config.solver)
+
+    def save(self, out: str) -> None:
+        """All tensors, as float32, by name."""
+        state = self.model.state_dict()
+        save_arrays(out, {name: value.detach().float().cpu().numpy() for name, value in state.items()})
+
+    def stages(self, batch: str, out: str, rois: str | None = None) -> None:
+        """Every stage, mask stages on the given RoIs, and what `detect` finds."""
+        images, sizes, _ = self._batch(batch)
+        given = None if rois is None else torch.from_numpy(load_arrays(rois)["rois"]).to(images)
+        stages = twin_detect.stages(self.model, images, sizes, given)
+        found = twin_detect.detect(self.model, images, sizes)
+        save_arrays(out, {**{n: v.cpu().numpy() for n, v in stages.items()}, **_detections(found)})
+
+    def gradients(self, batch: str, out: str) -> dict[str, float]:
+        """The four losses of a batch and the gradient of every trainable parameter, without an update."""
+        images, sizes, targets = self._batch(batch)
+        self.solver.zero_grad(set_to_none=True)
+        parts = twin_train.losses(self.model, images, sizes, targets)
+        sum(parts.values()).backward()
+        grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        save_arrays(out, {name: grad.cpu().numpy() for name, grad in grads.items()})
+        return {name: value.item() for name, value in parts.items()}
+
+    def step(self, batch: str, iteration: int) -> dict[str, float]:
+        """One SGD step; returns the four losses before it."""
+        images, sizes, targets = self._batch(batch)
+        return twin_train.train_step(
+            self.model, self.solver, self.config.solver, iteration, images, sizes, targets
+        )
+
+    def prepare_timing(self, batch: str, rois: str) -> list[str]:
+        """Keep what the timed parts work on; returns the names of the parts."""
+        images, sizes, targets = self._batch(batch)
+        boxes = torch.from_numpy(load_arrays(rois)["rois"]).to(images)
+        model = self.model
+        with torch.no_grad():
+            trunk = model.trunk(images)
+        body = [trunk.stages[name] for name in ("C3", "C4", "C5")]
+        maps = {f"P{level}": trunk.stages[f"P{level}"] for level in range(3, 8)}
+        self.parts = {
+            "backbone": lambda: model.backbone.body(images),
+            "fpn + dense pyramid": lambda: model.backbone.fpn.enhance(model.backbone.fpn.fpn(*body)),
+            "dense pyramid": lambda: model.backbone.fpn.enhance(maps),
+            "head": lambda: model.rpn.head(trunk.pyramid),
+            "boxes": lambda: twin_detect.proposals(trunk, sizes, self.config.model.fcos),
+            "masks": lambda: model.masks(trunk.pyramid, boxes),
+            "network": lambda: model.masks(model.trunk(images).pyramid, boxes),
+            "detect": lambda: twin_detect.detect(model, images, sizes),
+        }
+        self.training = (images, sizes, targets)
+        return [*self.parts, "training step"]
+
+    def time(self, part: str) -> float:
+        """Seconds that one run of a part takes."""
+        if part == "training step":
+            return self._timed(lambda: twin_train.train_step(
+                self.model, self.solver, self.config.solver, 1, *self.training
+            ))
+        with torch.no_grad():
+            return self._timed(self.parts[part])
+
+    def memory(self) -> dict[str, float]:
+        """Peak memory in MiB: of the process, and on the device."""
+        peak = {"process": peak_memory_mb()}
+        if self.device.type == "cuda":
+            peak["device"] = torch.cuda.max_memory_reserved() / 2**20
+        return peak
+
+    def _timed(self, run) -> float:
+        self._synchronize()
+        started = time.perf_counter()
+        run()
+        self._synchronize()
+        return time.perf_counter() - started
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _batch(self, path: str):
+        batch, targets = load_batch(path)
+        return torch.from_numpy(batch.images).to(self.device, self.dtype), batch.sizes, targets
+
+
+def _detections(found: list) -> dict[str, Any]:
+    out = {}
+    for image, (boxes, scores, masks) in enumerate(found):
+        out[f"detections/{image}/boxes"] = boxes.float().cpu().numpy()
+        out[f"detections/{image}/scores"] = scores.float().cpu().numpy()
+        out[f"detections/{image}/masks"] = masks.float().cpu().numpy()
+    return out
+
+
+if __name__ == "__main__":
+    backend = TorchBackend()
+    serve(
+        {
+            "build": backend.build,
+            "load": backend.load,
+            "save": backend.save,
+            "stages": backend.stages,
+            "gradients": backend.gradients,
+            "step": backend.step,
+            "prepare_timing": backend.prepare_timing,
+            "time": backend.time,
+            "memory": backend.memory,
+        }
+    )
