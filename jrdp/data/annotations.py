@@ -72,6 +72,35 @@ def load_json(path: str | os.PathLike) -> dict:
     return data
 
 
+@dataclass(frozen=True)
+class Annotations:
+    """A checked COCO json: images by id, in the order of the file, and instances including crowds."""
+
+    images: dict[int, ImageEntry]
+    instances: list[Instance]
+    category_ids: list[int]
+
+
+def read_annotations(path: str | os.PathLike) -> Annotations:
+    """The whole file, checked.
+
+    Raises:
+        UserError: with one line that names the file and the first entry that cannot be used.
+    """
+    data = load_json(path)
+    images: dict[int, ImageEntry] = {}
+    try:
+        for position, entry in enumerate(data["images"]):
+            image = parse_image(entry, position)
+            if image.id in images:
+                raise MalformedEntry(f"image {image.id} occurs twice")
+            images[image.id] = image
+        instances = [parse_annotation(entry, i, images) for i, entry in enumerate(data["annotations"])]
+    except MalformedEntry as error:
+        raise UserError(f"{path}: {error}; `jrdp data check` lists every such entry") from error
+    return Annotations(images, instances, [category["id"] for category in data["categories"]])
+
+
 def parse_image(entry, position: int) -> ImageEntry:
     """An entry of `images`; `position` names it where it has no id. Raises `MalformedEntry`."""
     name = f"image number {position}"

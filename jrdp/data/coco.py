@@ -23,7 +23,7 @@ from PIL import Image
 
 from jrdp import boxes as box_math
 from jrdp.config import InputConfig
-from jrdp.data.annotations import ImageEntry, Instance, MalformedEntry, load_json, parse_annotation, parse_image
+from jrdp.data.annotations import ImageEntry, Instance, read_annotations
 from jrdp.data.rle import decode_runs
 from jrdp.data.transforms import PreparedImage, prepare_image, read_image, resize_shape
 from jrdp.errors import UserError
@@ -67,16 +67,12 @@ class CocoDataset:
         self.json_path = Path(json_path)
         self.input_config = input_config
         self.training = training
-        data = load_json(json_path)
-        try:
-            images = _unique_images(data["images"])
-            instances = [parse_annotation(entry, i, images) for i, entry in enumerate(data["annotations"])]
-        except MalformedEntry as error:
-            raise UserError(f"{json_path}: {error}; `jrdp data check` lists every such entry") from error
+        annotations = read_annotations(json_path)
+        images = annotations.images
         # The one category's id, for result files; as released, all categories are one.
-        self.category_id: int = data["categories"][0]["id"]
+        self.category_id: int = annotations.category_ids[0]
         grouped: dict[int, list[Instance]] = {image_id: [] for image_id in images}
-        for instance in instances:
+        for instance in annotations.instances:
             if not instance.crowd:
                 grouped[instance.image_id].append(instance)
         records = [_record(images[image_id], grouped[image_id]) for image_id in sorted(images)]
@@ -173,16 +169,6 @@ class JoinedDataset:
     def size(self, index: int) -> tuple[int, int]:
         part, inner = self._part(index)
         return part.size(inner)
-
-
-def _unique_images(entries: list) -> dict[int, ImageEntry]:
-    images: dict[int, ImageEntry] = {}
-    for position, entry in enumerate(entries):
-        image = parse_image(entry, position)
-        if image.id in images:
-            raise MalformedEntry(f"image {image.id} occurs twice")
-        images[image.id] = image
-    return images
 
 
 def usable(image: ImageEntry, instances: Sequence[Instance]) -> tuple[np.ndarray, np.ndarray]:
