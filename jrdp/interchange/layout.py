@@ -61,11 +61,12 @@ def network_layout(
     levels: str = "p3-p7",
     fusion: str = "1x1_3x3",
     head_channels: int = 128,
+    mask_head: str = "multi_level",
     freeze_at: int = 2,
 ) -> list[Entry]:
-    """The keys of the whole network with the multi-level mask head, in the released order.
+    """The keys of the whole network in the released order; the defaults are the released network.
 
-    `enhancement` is "none", "progressive", "dense" or "regularized"; the other pyramids have no released key order.
+    `enhancement` is "none", "progressive", "dense" or "regularized"; the other arguments as in `ModelConfig`.
     """
     wide = _PYRAMID_CHANNELS
     entries = backbone_layout(backbone, freeze_at)
@@ -109,14 +110,20 @@ def network_layout(
         convolution(f"rpn.head.{name}", outputs, head_channels, 3)
     for index in range(6):
         add(f"rpn.head.scales.{index}.scale", 1)
-    extractor = "roi_heads.mask.feature_extractor"
+    extractor, predictor = "roi_heads.mask.feature_extractor", "roi_heads.mask.predictor"
+    if mask_head == "single_level":
+        for index in range(1, 5):
+            convolution(f"{extractor}.mask_fcn{index}", wide, wide, 3)
+        convolution(f"{predictor}.conv5_mask", wide, wide, 2)
+        convolution(f"{predictor}.mask_fcn_logits", 2, wide, 1)
+        return entries
     for index in range(1, 6):
         convolution(f"{extractor}.inner_maskdecoder_{index}.0", _MASK_CHANNELS, wide, 1, bias=False)
         group_norm(f"{extractor}.inner_maskdecoder_{index}.1", _MASK_CHANNELS)
     for index in range(1, 5):
         convolution(f"{extractor}.conv_maskdecoder_{index}.0", _MASK_CHANNELS, _MASK_CHANNELS, 3, bias=False)
         group_norm(f"{extractor}.conv_maskdecoder_{index}.1", _MASK_CHANNELS)
-    convolution("roi_heads.mask.predictor.mask_fcn_logits", 2, _MASK_CHANNELS, 1)
+    convolution(f"{predictor}.mask_fcn_logits", 2, _MASK_CHANNELS, 1)
     return entries
 
 

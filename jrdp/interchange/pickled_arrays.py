@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from math import prod
 from typing import Any
 
@@ -141,6 +141,12 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
             result[key] = value
         return result
 
+    def counter(counts: Any = None) -> Counter:
+        if not isinstance(counts, (dict, type(None))) or any(type(count) is not int for count in (counts or {}).values()):
+            raise FormatError("a counter in it is damaged")
+        budget.take(100 * len(counts or {}))
+        return Counter(counts)
+
     def encode(text: str, encoding: str = "latin1") -> bytes:
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
             raise FormatError("its pickle encodes text in an unexpected way; refused")
@@ -174,7 +180,7 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
 
     table = {
         ("collections", "OrderedDict"): ordered_dict,
-        ("collections", "Counter"): ordered_dict,
+        ("collections", "Counter"): counter,
         ("_codecs", "encode"): encode,
         ("numpy", "dtype"): lambda code, *_: PickledDtype(code),
         ("torch", "Size"): size,
@@ -230,6 +236,8 @@ def plain(value: Any, budget: Budget) -> Any:
             raise FormatError("its contents are nested too deeply for a checkpoint; refused")
         if isinstance(value, (StoredTensor, PickledArray)):
             return value.array(budget)
+        if isinstance(value, Counter):  # of numbers only; torch's MultiStepLR keeps its milestones in one
+            return value
         if isinstance(value, dict):
             return {key: visit(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -111,14 +111,16 @@ class _Pickler:
         self._parts.append(end)
 
     def _dict(self, value: dict) -> None:
-        if isinstance(value, OrderedDict):
+        if isinstance(value, Counter):
+            self._parts.append(b"ccollections\nCounter\n}(")
+        elif isinstance(value, OrderedDict):
             self._parts.append(b"ccollections\nOrderedDict\n)R(")
         else:
             self._parts.append(b"}(")
         for key, item in value.items():
             self._value(key)
             self._value(item)
-        self._parts.append(b"u")
+        self._parts.append(b"u\x85R" if isinstance(value, Counter) else b"u")
 
     def _tensor(self, tensor: Tensor) -> None:
         key = str(len(self.storages))

@@ -1,0 +1,168 @@
+"""`jrdp convert`: one weight file into another, strictly, with a table of what became of every tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Mapping, Optional
+
+from jrdp.config import Config, parse_config
+from jrdp.errors import UserError
+from jrdp.interchange import native, training, weight_file
+from jrdp.interchange.backbones import Row
+from jrdp.interchange.layout import Entry, backbone_layout, network_layout
+from jrdp.interchange.matching import match
+from jrdp.interchange.training import TrainingState
+from jrdp.interchange.weight_file import WeightFile
+
+
+@dataclass
+class Conversion:
+    """What `convert` did; `str()` gives the table that `jrdp convert` prints."""
+
+    source: Path
+    target: Path
+    what: str
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [("source", "target", "shape", "type", "note")]
+        for row in self.rows:
+            shape = "x".join(map(str, row.shape)) or "scalar"
+            target = "=" if row.target == row.source else row.target or "-"
+            lines.append((row.source or "-", target, shape, row.dtype, row.note))
+        widths = [max(len(line[column]) for line in lines) for column in range(4)]
+        table = ["  ".join([*(cell.ljust(w) for cell, w in zip(line, widths)), line[4]]).rstrip() for line in lines]
+        filled = sum(row.target is not None for row in self.rows)
+        left = sum(row.target is None for row in self.rows)
+        summary = f"{self.source} -> {self.target}: {self.what}; {filled} tensors, {left} left out"
+        return "\n".join([*table, summary, *(f"note: {note}" for note in self.notes)])
+
+
+def convert(
+    source: str | Path, target: str | Path, legacy: bool = False, expected: Optional[Mapping[str, tuple]] = None
+) -> Conversion:
+    """Read `source`, check it strictly against the network it looks like, and write `target` by its suffix.
+
+    `expected` (name -> shape) replaces the network inferred from the file. Element types and bits of the tensors stay.
+    SGD's momentum and the iteration go along between .pth and .safetensors, where they lie in a second file beside it.
+
+    Raises:
+        UserError: if the source cannot be read or does not fit strictly, or the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix.lower() not in weight_file.SUFFIXES:
+        raise UserError(f"cannot write {target}: the suffix must be one of {', '.join(weight_file.SUFFIXES)}")
+    file = weight_file.read(source)
+    layout = expected_layout(file)
+    matched = match(expected or {entry.name: entry.shape for entry in layout}, file)
+    notes = [f"its entries {', '.join(file.others)} are not used"] if file.others else []
+    result = WeightFile(dict(matched.exact), iteration=file.iteration, metadata=dict(file.metadata))
+    result.metadata.pop("state", None)
+    if target.suffix.lower() in (".pth", ".pt"):
+        _state_to_pytorch(file, layout, result)
+    elif target.suffix.lower() == ".safetensors":
+        notes += _state_to_native(file, layout, target, result)
+    elif file.optimizer is not None or file.iteration is not None:
+        notes.append("a .pkl file holds weights only: the training state stays behind")
+    notes += weight_file.write(target, result, legacy=legacy)
+    return Conversion(source, target, str(file.likeness), matched.rows, notes)
+
+
+def expected_layout(file: WeightFile) -> list[Entry]:
+    """The keys of the network that `file` looks like, trainable as its configuration or its optimizer says.
+
+    A pyramid without a table here (one of the paper's rivals) is taken with the keys that the file has for it.
+
+    Raises:
+        UserError: if it looks like no network of ours.
+    """
+    look = file.likeness
+    if not look.backbone:
+        names = ", ".join(list(file.tensors)[:3])
+        raise UserError(f"{file.path} is no checkpoint of RDPNet or of a ResNet it uses: its tensors are named {names}, ...")
+
+    def layout(freeze_at: int) -> list[Entry]:
+        if look.backbone_only:
+            return backbone_layout(look.backbone, freeze_at)
+        entries = network_layout(
+            look.backbone,
+            look.enhancement or "none",
+            look.levels,
+            look.fusion,
+            look.head_channels or 128,
+            look.mask_head or "multi_level",
+            freeze_at,
+        )
+        if look.enhancement is not None:
+            return entries
+        known = {entry.name for entry in entries}
+        own = [
+            Entry(name, tuple(tensor.shape), True)
+            for name, tensor in file.tensors.items()
+            if name.startswith("backbone.fpn.") and name not in known
+        ]
+        order = {name: index for index, name in enumerate(file.tensors)}
+        return sorted([*entries, *own], key=lambda entry: order.get(entry.name, len(order)))
+
+    return layout(_frozen_stages(file, layout))
+
+
+def _frozen_stages(file: WeightFile, layout) -> int:
+    """At which stage the backbone is frozen: from the configuration, else from the number of trained parameters."""
+    config = _config_of(file)
+    if config is not None:
+        return config.model.backbone.freeze_at
+    groups = (file.optimizer or {}).get("param_groups")
+    if isinstance(groups, list):
+        count = sum(len(group["params"]) for group in groups if isinstance(group, dict) and isinstance(group.get("params"), list))
+        for freeze_at in (2, 1, 0, 3, 4, 5):
+            if sum(entry.trainable for entry in layout(freeze_at)) == count:
+                return freeze_at
+    return 2
+
+
+def _config_of(file: WeightFile) -> Config | None:
+    stored = file.metadata.get("config")
+    return parse_config(stored, f"stored in {file.path}") if isinstance(stored, dict) else None
+
+
+def _state_of(file: WeightFile, layout: list[Entry]) -> TrainingState | None:
+    if file.optimizer is not None:
+        return training.from_pytorch(file, {entry.name: entry.shape for entry in layout if entry.trainable})
+    return native.read_state(file)
+
+
+def _state_to_pytorch(file: WeightFile, layout: list[Entry], result: WeightFile) -> None:
+    if file.optimizer is not None:
+        _state_of(file, layout)  # checked, then taken over unchanged
+        result.optimizer, result.scheduler = file.optimizer, file.scheduler
+        return
+    state = _state_of(file, layout)
+    if state is not None:
+        trainable = [entry.name for entry in layout if entry.trainable]
+        result.optimizer, result.scheduler = training.to_pytorch(state, trainable)
+        result.iteration = state.iteration
+
+
+def _state_to_native(file: WeightFile, layout: list[Entry], target: Path, result: WeightFile) -> list[str]:
+    """Complete the header where the file tells the whole network, and write the momentum beside `target`."""
+    state = _state_of(file, layout)
+    if file.likeness.backbone_only or file.likeness.enhancement is None:
+        return [] if state is None else ["the training state stays behind: the file does not tell its whole network"]
+    config = _config_of(file)
+    if config is None:
+        values = weight_file.infer_config(file)
+        if state is not None and state.solver:
+            values["solver"] = state.solver
+        config = parse_config(values, f"inferred from {file.path}")
+    iteration = state.iteration if state is not None else file.iteration
+    result.metadata.update(native.header(config, iteration or 0))
+    result.iteration = iteration
+    if state is None:
+        return []
+    if not state.momentum:
+        return ["the optimizer has made no step yet: there is no momentum to keep"]
+    result.metadata["state"] = native.write_state(target, state)
+    return [f"momentum of {len(state.momentum)} parameters at iteration {iteration} is in {result.metadata['state']}"]
