@@ -60,7 +60,7 @@ def prepare_onednn() -> OneDnn:
         if home.is_dir() and not home.is_symlink():
             _move_away(home)
         replace_link(home, folder)
-    return OneDnn(home, version, f"oneDNN {version} from {libraries[0].parent}")
+    return OneDnn(home, version, f"{version} from {Path(os.path.realpath(home / 'lib' / 'libmkldnn.so')).parent}")
 
 
 def _is_foreign(home: Path) -> bool:

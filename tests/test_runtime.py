@@ -1,0 +1,230 @@
+"""Preparing and starting Jittor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jrdp import runtime
+from jrdp.errors import UserError
+from jrdp.toolkit import python_headers
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("nvcc_path", "cache_name", "use_mkl", "use_cutt", "use_nccl", "FIX_TORCH_ERROR", "python_config_path", "cc_flags")
+
+
+def _fresh(code: str, home: Path, **environment: str) -> str:
+    """Standard output of `code` in a new Python whose Jittor cache is below `home`; nothing is inherited from this one."""
+    kept = {name: value for name, value in os.environ.items() if name not in (*OURS, "JRDP_PREPARED", "cc_path")}
+    kept.update(HOME=str(home), PYTHONPATH=str(ROOT), **environment)
+    kept.pop("JITTOR_HOME", None)
+    done = subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True, cwd=home)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+SHOW = f"""
+import json, os, sys, jrdp
+from jrdp import runtime
+setup = runtime.prepare()
+print(json.dumps({{"problems": setup.problems, "jittor": "jittor" in sys.modules, "path": sys.path[0],
+    **{{name: os.environ.get(name) for name in {OURS!r}}}}}))
+"""
+
+
+def test_prepare_sets_everything_and_imports_nothing(tmp_path):
+    found = json.loads(_fresh(SHOW, tmp_path))
+    assert found["problems"] == [] and not found["jittor"]
+    assert found["use_cutt"] == found["use_nccl"] == found["FIX_TORCH_ERROR"] == "0"
+    assert found["cache_name"].startswith("jrdp-")
+    assert (Path(found["path"]) / "jittor" / "__init__.py").is_file()
+    assert Path(found["path"]).parent == tmp_path / ".cache" / "jittor" / "jrdp"
+    assert not (tmp_path / ".cache" / "jittor" / "config.json").exists()
+    told = subprocess.run([found["python_config_path"], "--includes"], capture_output=True, text=True).stdout
+    assert (Path(told.split()[0][2:]) / "Python.h").is_file()
+
+
+def test_the_cache_name_does_not_depend_on_where_one_stands(tmp_path):
+    first = json.loads(_fresh(SHOW, tmp_path))["cache_name"]
+    repository = tmp_path / "repository"
+    subprocess.run(["git", "init", "-q", "-b", "some-branch", str(repository)], check=True)
+    code = f"import os; os.chdir({str(repository)!r})\n{SHOW}"
+    assert json.loads(_fresh(code, tmp_path))["cache_name"] == first
+    assert json.loads(_fresh(SHOW, tmp_path, cache_name="mine"))["cache_name"] == "mine"
+    assert json.loads(_fresh(SHOW, tmp_path, cc_flags="-O1"))["cache_name"] != first
+
+
+def test_cuda_is_off_without_a_gpu_although_nvcc_is_on_the_path(tmp_path):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'release 13.0, V13.0.1'\n")
+    nvcc.chmod(0o755)
+    path = f"{nvcc.parent}{os.pathsep}{os.environ['PATH']}"
+    code = "from jrdp.toolkit.driver import read_driver; print(read_driver().usable)"
+    if _fresh(code, tmp_path) == "True":
+        pytest.skip("this machine has a GPU")
+    assert json.loads(_fresh(SHOW, tmp_path, PATH=path))["nvcc_path"] == ""
+
+
+def test_a_child_process_decides_for_itself(tmp_path, monkeypatch):
+    for name in ("first", "second"):
+        monkeypatch.setenv(name, "before")
+    monkeypatch.delenv("third", raising=False)
+    runtime_memory = os.environ.get(runtime._MEMORY, "{}")
+    runtime._remember({"first": "ours", "second": "ours", "third": "ours"})
+    os.environ["second"] = "changed by the user afterwards"
+    runtime._forget()
+    assert os.environ["first"] == "before" and "third" not in os.environ
+    assert os.environ["second"] == "changed by the user afterwards"
+    monkeypatch.setenv(runtime._MEMORY, runtime_memory)
+
+
+def _problem(monkeypatch, **replaced) -> str:
+    """The line that `start` raises on a machine on which these parts of `runtime` give something else."""
+    modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in ("jittor", "jittor_utils")}
+    environment, path = dict(os.environ), list(sys.path)
+    try:
+        monkeypatch.setattr(runtime, "_setup", None)
+        for name, value in replaced.items():
+            monkeypatch.setattr(runtime, name, value)
+        with pytest.raises(UserError) as caught:
+            runtime.start("cpu")
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[:] = path
+        sys.modules.update(modules)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("JITTOR_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def _versions(**wrong):
+    known = runtime._version
+    return lambda package: wrong.get(package, known(package))
+
+
+def test_numpy_2_is_refused(elsewhere, monkeypatch):
+    assert "pip install 'numpy<2'" in _problem(monkeypatch, _version=_versions(numpy="2.5.0"))
+
+
+def test_another_jittor_is_refused(elsewhere, monkeypatch):
+    line = _problem(monkeypatch, _version=_versions(jittor="1.3.9.14"))
+    assert "1.3.9.14" in line and "pip install jittor==1.3.11.0" in line
+
+
+def test_no_jittor(elsewhere, monkeypatch):
+    assert "not installed" in _problem(monkeypatch, _version=_versions(jittor=None))
+
+
+def test_no_compiler(elsewhere, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("cc_path", raising=False)
+    assert "apt install g++" in _problem(monkeypatch)
+
+
+def test_a_compiler_that_does_not_run(elsewhere, monkeypatch):
+    monkeypatch.setenv("cc_path", "/nowhere/g++")
+    assert "/nowhere/g++" in _problem(monkeypatch)
+
+
+def test_no_python_headers(elsewhere, monkeypatch):
+    monkeypatch.setattr(python_headers, "include_folders", lambda: ["/nowhere"])
+    line = _problem(monkeypatch)
+    assert "Python.h is not in /nowhere" in line and "-dev" in line
+
+
+def test_no_onednn(elsewhere, monkeypatch):
+    from jrdp.toolkit import onednn
+
+    monkeypatch.setattr(onednn, "_wheels", lambda: None)
+    assert "oneDNN is not installed" in _problem(monkeypatch)
+
+
+def test_a_cache_folder_that_cannot_be_written(elsewhere, monkeypatch):
+    elsewhere.write_text("a file where the folder should be")
+    assert "set JITTOR_HOME" in _problem(monkeypatch)
+
+
+def test_an_unsupported_python(elsewhere, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
+    assert "Python 3.9 to 3.12" in _problem(monkeypatch)
+
+
+def test_unknown_device():
+    with pytest.raises(UserError, match="unknown device 'gpu'"):
+        runtime.start("gpu")
+
+
+def test_cuda_without_a_gpu_says_why(monkeypatch):
+    setup = runtime.Setup((), runtime.OneDnn(None, "", ""), runtime.CudaChoice(False, "no GPU", "buy one"), None, "g++")
+    monkeypatch.setattr(runtime, "_setup", setup)
+    with pytest.raises(UserError, match="--device cuda cannot be used: no GPU; buy one"):
+        runtime.start("cuda")
+
+
+def test_start_seeds_and_gives_the_signals_back():
+    assert runtime.start("cpu", seed=3) == "cpu"
+    import jittor as jt
+    import numpy as np
+
+    first = jt.rand(4).numpy(), np.random.rand(4)
+    runtime.start("cpu", seed=3)
+    assert np.array_equal(first[0], jt.rand(4).numpy()) and np.array_equal(first[1], np.random.rand(4))
+    assert not jt.flags.use_cuda
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    subprocess.run(["sh", "-c", "kill -9 $$"])  # with Jittor's own handler, this ends the process
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_what_jittor_says_is_shown_when_its_import_fails(capfd):
+    with pytest.raises(UserError, match="Jittor could not be imported: broken") as caught:
+        with runtime._quiet_import():
+            os.write(1, b"the compiler's words\n")
+            raise RuntimeError("broken\nmore")
+    log = Path(str(caught.value).split(" is in ")[1].rstrip(")"))
+    assert log.read_text() == "the compiler's words\n"
+    log.unlink()
+    assert "words" not in capfd.readouterr().out
+
+
+def test_a_successful_import_is_silent(capfd):
+    with runtime._quiet_import():
+        os.write(2, b"noise\n")
+    os.write(1, b"after\n")
+    assert capfd.readouterr() == ("after\n", "")
+
+
+def test_the_progress_of_a_first_compile_is_reported(tmp_path, capfd, monkeypatch):
+    class Clock:
+        """Lets the watcher run five times, ten seconds apart, and appends to the log in between."""
+
+        steps = iter(range(1, 6))
+        now = 0.0
+
+        def wait(self, _seconds):
+            step = next(self.steps, None)
+            Clock.now += 10
+            if step is not None:
+                (tmp_path / "log").write_text("[i ...]\n" + "\r".join(
+                    f"Compiling jittor_core({i}/10) used: 1s eta: 1s" for i in range(1, 2 * step + 1)
+                ))
+            return step is None
+
+    monkeypatch.setattr(runtime.time, "monotonic", lambda: Clock.now)
+    runtime._report_progress(tmp_path / "log", 2, Clock())
+    lines = capfd.readouterr().err.splitlines()
+    assert "once" in lines[0] and len(lines) == 6 and lines[-1].strip() == "Jittor's core: 10 of 10 files after 50 s"
