@@ -25,7 +25,9 @@ VERDICT_COLORS = {
     IGNORED: (190, 190, 200),
 }
 VERDICT_IOU = 0.5
-_PANEL_HEIGHT = 320  # pictures are drawn at this size, so that scores stay readable
+# Pictures are drawn at about the size they are shown at, so that scores stay readable: the more side by side, the
+# smaller.
+_PANEL_HEIGHT, _SMALL_PANEL_HEIGHT = 320, 220
 _GREY = 205
 
 
@@ -36,6 +38,14 @@ class Panel:
     title: str
     note: str
     jpeg: bytes
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """A photograph at the size it is drawn at; scale: that size over the photograph's own."""
+
+    photo: np.ndarray
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -82,45 +92,49 @@ def _row(
     picture = analyses[0].pictures[index]
     image = truth.images[picture.image_id]
     photo = _photo(image, images_dir)
+    height = min(_PANEL_HEIGHT if len(analyses) < 2 else _SMALL_PANEL_HEIGHT, len(photo))
+    canvas = _Canvas(visualize.resized(photo, height), height / len(photo))
     instances = [truth.annotations[i] for i in picture.instances]
     noun = "instance" if len(instances) == 1 else "instances"
     panels = []
     if images_dir is not None:
-        panels.append(Panel("Photograph", "", visualize.encode_jpeg(_panel(photo))))
-    drawn = _draw(photo, instances, truth.iou_type, visualize.colors(len(instances)))
+        panels.append(Panel("Photograph", "", visualize.encode_jpeg(canvas.photo)))
+    drawn = _draw(canvas, instances, truth.iou_type, visualize.colors(len(instances)))
     panels.append(Panel("Ground truth", f"{len(instances)} {noun}", visualize.encode_jpeg(drawn)))
     for run in analyses:
-        panels.append(_run_panel(photo, truth, run, index))
+        panels.append(_run_panel(canvas, truth, run, index))
     return str(image.get("file_name", picture.image_id)), panels
 
 
-def _run_panel(photo: np.ndarray, truth: GroundTruth, run: RunAnalysis, index: int) -> Panel:
+def _run_panel(canvas: _Canvas, truth: GroundTruth, run: RunAnalysis, index: int) -> Panel:
     picture = run.pictures[index]
     shown = np.flatnonzero(picture.scores >= run.shown_above)
     detections = [run.detections[i] for i in picture.detections[shown]]
     kinds = run.errors[VERDICT_IOU].pictures[index].kinds[shown]
     palette = np.array([VERDICT_COLORS[int(kind)] for kind in kinds], dtype=np.uint8).reshape(-1, 3)
-    drawn = _draw(photo, detections, truth.iou_type, palette, picture.scores[shown])
+    drawn = _draw(canvas, detections, truth.iou_type, palette, picture.scores[shown])
     hidden = len(picture.detections) - len(shown)
-    note = f"AP {100 * run.picture_ap[index]:.1f}" + (f", {hidden} below {run.shown_above:.2f}" if hidden else "")
+    note = f"AP {100 * run.picture_ap[index]:.1f}"
+    if hidden:
+        note += f", {hidden} below {run.shown_above:.2f} not shown"
     return Panel(run.name, note, visualize.encode_jpeg(drawn))
 
 
 def _draw(
-    photo: np.ndarray, entries: list[dict], iou_type: str, palette: np.ndarray, scores: np.ndarray | None = None
+    canvas: _Canvas, entries: list[dict], iou_type: str, palette: np.ndarray, scores: np.ndarray | None = None
 ) -> np.ndarray:
-    small = _panel(photo)
-    height, width = small.shape[:2]
+    height, width = canvas.photo.shape[:2]
     if iou_type == "segm":
         masks = np.zeros((len(entries), height, width), dtype=bool)
         for mask, entry in zip(masks, entries):
             full = decode_mask(entry["segmentation"]).astype(np.float32)
             mask[:] = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA) > 0.5
-        return visualize.overlay(small, masks, scores=scores, palette=palette)
+        return visualize.overlay(canvas.photo, masks, scores=scores, palette=palette)
     boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2] - 1
-    boxes *= height / len(photo)
-    return visualize.overlay(small, np.zeros((len(boxes), height, width), bool), boxes, scores, palette=palette)
+    boxes *= canvas.scale
+    no_masks = np.zeros((len(boxes), height, width), dtype=bool)
+    return visualize.overlay(canvas.photo, no_masks, boxes, scores, palette=palette)
 
 
 def _photo(image: dict, images_dir: str | Path | None) -> np.ndarray:
@@ -143,7 +157,3 @@ def _photo(image: dict, images_dir: str | Path | None) -> np.ndarray:
             f"photograph {path} is {photo.shape[1]} x {photo.shape[0]}, but the ground truth says {width} x {height}"
         )
     return photo
-
-
-def _panel(photo: np.ndarray) -> np.ndarray:
-    return visualize.resized(photo, min(_PANEL_HEIGHT, len(photo)))

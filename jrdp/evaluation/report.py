@@ -65,7 +65,11 @@ figcaption b { color: var(--ink); font-weight: 600; }
 dl { max-width: 90ch; font-size: 14px; }
 dt { font-weight: 600; margin-top: 10px; }
 dd { margin: 2px 0 0; color: var(--muted); }
-@media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } .shot, .plot, tr { break-inside: avoid; } }
+@media print {
+  main { max-width: none; padding: 0; }
+  h2 { break-after: avoid; }
+  .shot, .plot, tr { break-inside: avoid; }
+}
 """
 
 
@@ -117,8 +121,8 @@ def _counts(analyses: list[RunAnalysis]) -> str:
     plural = {"0": "0 instances", "1": "1 instance"}
     heads = [plural.get(row["salient_instances"], f"{row['salient_instances']} instances") for row in rows]
     return (
-        "<p>Above: AP of each picture on its own; box: quartiles and median, whiskers: 5th to 95th percentile, diamond: "
-        "mean, dots: pictures. Below: AP of all pictures of a group taken together.</p>"
+        "<p>Above: AP of each picture on its own; box: quartiles and median, whiskers: 5th to 95th percentile, "
+        "diamond: mean, dots: pictures. Below: AP of all pictures of a group taken together.</p>"
         + _plot(analysis_plots.plot_counts(analyses), "Per-picture AP by number of salient instances")
         + _grouped_table(
             heads,
@@ -200,8 +204,8 @@ def _gallery(gallery: list[Part]) -> str:
         for kind, text in legend
     )
     parts = [
-        "<p>Ranked by the first system's AP on the picture. Detections are coloured by their verdict at IoU 0.50; those "
-        "scored below the system's best F1 score are left out.</p>",
+        "<p>Ranked by the first system's AP on the picture. Detections are coloured by their verdict at IoU 0.50; "
+        "those scored below the system's best F1 score are left out.</p>",
         f'<div class="legend">{chips}</div>',
     ]
     for part in gallery:
@@ -209,11 +213,13 @@ def _gallery(gallery: list[Part]) -> str:
         for name, panels in part.rows:
             width = f"calc({100 / max(len(panels), 3):.3f}% - 8px)"
             figures = "".join(
-                f'<figure style="max-width: {width}"><img src="{_data_uri("image/jpeg", panel.jpeg)}" alt="{escape(panel.title)}: {escape(name)}">'
+                f'<figure style="max-width: {width}">'
+                f'<img src="{_data_uri("image/jpeg", panel.jpeg)}" alt="{escape(f"{panel.title}: {name}")}">'
                 f"<figcaption><b>{escape(panel.title)}</b> {escape(panel.note)}</figcaption></figure>"
                 for panel in panels
             )
-            parts.append(f'<div class="shot"><div class="name">{escape(name)}</div><div class="row">{figures}</div></div>')
+            title = f'<div class="name">{escape(name)}</div>'
+            parts.append(f'<div class="shot">{title}<div class="row">{figures}</div></div>')
     return "".join(parts)
 
 
@@ -222,9 +228,9 @@ _METHOD = """<dl>
 detections a picture, all categories taken as one; AP50, AP70, AP75 at one IoU. Matching and accumulation are
 pycocotools'; AP of groups of pictures is computed from the same matches.</dd>
 <dt>Sizes</dt><dd>The areas that the annotation file gives, in pixels of the photograph. A dash: no such instance.</dd>
-<dt>Error kinds and gains</dt><dd>As TIDE (Bolya et al., ECCV 2020) for one class. Fixing a localisation error makes it a
-hit on its instance, or removes it where that instance is found already; duplicates and background are removed; missed
-instances are no longer asked for.</dd>
+<dt>Error kinds and gains</dt><dd>As TIDE (Bolya et al., ECCV 2020) for one class. Fixing a localisation error makes
+it a hit on its instance, or removes it where that instance is found already; duplicates and background are removed;
+missed instances are no longer asked for.</dd>
 <dt>Detections shown in pictures</dt><dd>Those scored at least as high as the score with the system's best F1 at IoU
 0.50 over all pictures.</dd>
 </dl>"""
@@ -252,10 +258,11 @@ def _table(
         cells = []
         for position, value in enumerate(row):
             if isinstance(value, str):
-                cells.append(f'<td class="text">{escape(value)}</td>' if position < texts else f"<td>{escape(value)}</td>")
-                continue
-            mark = best and len(rows) > 1 and value >= 0 and value == max(columns[position])
-            cells.append(f'<td class="best">{format_percent(value)}</td>' if mark else f"<td>{format_percent(value)}</td>")
+                kind, text = (' class="text"' if position < texts else ""), escape(value)
+            else:
+                mark = best and len(rows) > 1 and value >= 0 and value == max(columns[position])
+                kind, text = (' class="best"' if mark else ""), format_percent(value)
+            cells.append(f"<td{kind}>{text}</td>")
         if tail:
             cells.append(f"<td>{escape(tail[number])}</td>")
         lines.append(f'<tr class="start">{"".join(cells)}</tr>' if number in starts else f"<tr>{''.join(cells)}</tr>")
