@@ -41,8 +41,10 @@ class PreparedImage(NamedTuple):
         return self.pixels.shape[1], self.pixels.shape[2]
 
 
-def read_image(path: str | os.PathLike) -> Image.Image:
-    """The picture at `path`, decoded completely, in RGB; an EXIF rotation is ignored, as released.
+def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB") -> Image.Image:
+    """The picture at `path`, decoded completely; an EXIF rotation is ignored, as released.
+
+    `mode` is Pillow's; None leaves pixels as they are in the file (palette indices, 16 bits).
 
     Raises `UserError` when the file is missing, unreadable, no image, truncated or damaged, or larger than
     Pillow's limit against decompression bombs (about 89 million pixels).
@@ -59,7 +61,7 @@ def read_image(path: str | os.PathLike) -> Image.Image:
                     f"cannot read image {path} safely: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process and "
                     "fills damaged pictures with grey; set it to False"
                 )
-            return image.convert("RGB")
+            return image.copy() if mode is None else image.convert(mode)
     except UserError:
         raise
     except UnidentifiedImageError as error:
