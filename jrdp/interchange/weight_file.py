@@ -75,6 +75,8 @@ def read(path: str | Path) -> WeightFile:
         raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise UserError(f"not enough memory to read {path} ({path.stat().st_size >> 20} MB)") from error
     except Exception as error:  # a damaged file breaks any assumption that the readers did not check by name
         raise UserError(f"{path} cannot be read as a checkpoint: it is damaged ({type(error).__name__})") from error
     file.path = path
