@@ -8,6 +8,7 @@ from typing import List, Optional
 
 import typer
 
+from jrdp.comparison.pair import Options
 from jrdp.errors import UserError
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ DeviceOption = typer.Option("cpu", "--device", help="cpu or cuda, for both sides
 ThreadsOption = typer.Option(None, "--threads", min=1, help="Threads of each side; default: all cores.")
 SeedOption = typer.Option(1, "--seed", help="Seed of data order and synthetic weights.")
 DatasetOption = typer.Option([], "--dataset", help="Dataset name, images:annotations.json, or sample; repeatable.")
+PrecisionOption = typer.Option("float32", "--twin-precision", help="float32, or float64 to see the noise floor.")
+EngineOption = typer.Option("plain", "--engine", help="Jittor's for prediction: plain, or fast (CPU).")
 ControlOption = typer.Option(
     None, "--negative-control", help="Give the twin a mistake on purpose: rgb, aligned, nms-without-one, ..."
 )
@@ -43,6 +46,8 @@ def layers(
     threads: Optional[int] = ThreadsOption,
     seed: int = SeedOption,
     negative_control: Optional[str] = ControlOption,
+    twin_precision: str = PrecisionOption,
+    engine: str = EngineOption,
     tolerance: float = typer.Option(1e-4, "--tolerance", help="Relative L2 of every stage."),
     box_tolerance: float = typer.Option(0.01, "--box-tolerance", help="Network pixels."),
     score_tolerance: float = typer.Option(1e-4, "--score-tolerance", help="Absolute."),
@@ -51,9 +56,10 @@ def layers(
     """Every stage of both networks, same input and weights; names the first stage over tolerance."""
     from jrdp.comparison.layers import compare_layers
 
-    options = _options(
-        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control
-    )
+    options = Options(
+        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
+        engine,
+    ).checked()
     passed = compare_layers(
         options, _pictures(images), out, tolerance, box_tolerance, score_tolerance, mask_tolerance
     )
@@ -73,6 +79,7 @@ def gradients(
     threads: Optional[int] = ThreadsOption,
     seed: int = SeedOption,
     negative_control: Optional[str] = ControlOption,
+    twin_precision: str = PrecisionOption,
     loss_tolerance: float = typer.Option(1e-5, "--loss-tolerance", help="Relative, of each loss."),
     norm_tolerance: float = typer.Option(1e-3, "--norm-tolerance", help="Relative, of each gradient's norm."),
     element_tolerance: float = typer.Option(3e-3, "--element-tolerance", help="Worst element over the largest one."),
@@ -80,9 +87,9 @@ def gradients(
     """Losses and the gradient of every parameter for one training batch."""
     from jrdp.comparison.gradients import compare_gradients
 
-    options = _options(
-        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control
-    )
+    options = Options(
+        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
+    ).checked()
     passed = compare_gradients(options, dataset, out, loss_tolerance, norm_tolerance, element_tolerance)
     raise typer.Exit(0 if passed else 1)
 
@@ -101,6 +108,7 @@ def training(
     threads: Optional[int] = ThreadsOption,
     seed: int = SeedOption,
     negative_control: Optional[str] = ControlOption,
+    twin_precision: str = PrecisionOption,
     first_tolerance: float = typer.Option(1e-5, "--first-tolerance", help="Relative, of each loss at step 1."),
     loss_tolerance: float = typer.Option(0.02, "--loss-tolerance", help="Relative, of the total loss at any step."),
     parameter_tolerance: float = typer.Option(
@@ -110,9 +118,9 @@ def training(
     """N steps from one start and one order of data: loss curves over each other, distance of the parameters."""
     from jrdp.comparison.training import compare_training
 
-    options = _options(
-        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control
-    )
+    options = Options(
+        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
+    ).checked()
     passed = compare_training(options, dataset, out, steps, first_tolerance, loss_tolerance, parameter_tolerance)
     raise typer.Exit(0 if passed else 1)
 
@@ -138,6 +146,27 @@ def detections(
     raise typer.Exit(0 if passed else 1)
 
 
+@app.command("twin-test")
+def twin_test(
+    weights: Path = typer.Option(..., "--weights", help="Weights; a .pth is read by torch itself."),
+    dataset: str = typer.Option(..., "--dataset", help="Dataset name or images:annotations.json."),
+    out: Path = OutOption,
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    twin_python: str = TwinPythonOption,
+    device: str = DeviceOption,
+    threads: Optional[int] = ThreadsOption,
+    limit: Optional[int] = typer.Option(None, "--limit", min=1, help="Only the first pictures."),
+) -> None:
+    """`jrdp test` with the PyTorch twin: bbox.json, segm.json, metrics.json."""
+    from jrdp.comparison.twin_test import twin_test as run
+
+    options = Options(
+        config, settings, weights, twin_python=twin_python, device=device, threads=threads
+    ).checked()
+    run(options, dataset, out, limit)
+
+
 @app.command()
 def speed(
     out: Path = OutOption,
@@ -151,28 +180,19 @@ def speed(
     device: str = DeviceOption,
     threads: Optional[int] = ThreadsOption,
     seed: int = SeedOption,
+    engine: str = EngineOption,
     compiled: bool = typer.Option(False, "--compiled", help="The twin compiled with frozen weights, not eager."),
     most: Optional[float] = typer.Option(None, "--most", help="Fail when the network's ratio is above this."),
 ) -> None:
     """Both frameworks in turn in one run on the same device, part by part: medians, ratios, spread, memory."""
     from jrdp.comparison.speed import compare_speed
 
-    options = _options(config, settings, weights, None, twin_python, device, threads, seed, None)
+    options = Options(
+        config, settings, weights, None, twin_python, device, threads, seed, engine=engine
+    ).checked()
     pictures = _pictures(images) if images else []
     passed = compare_speed(options, pictures, out, rounds, training, compiled, most)
     raise typer.Exit(0 if passed else 1)
-
-
-def _options(config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control):
-    from jrdp.comparison.pair import NEGATIVE_CONTROLS, Options
-
-    if negative_control is not None and negative_control not in NEGATIVE_CONTROLS:
-        raise UserError(f"unknown --negative-control {negative_control!r}: choose {', '.join(NEGATIVE_CONTROLS)}")
-    if device not in ("cpu", "cuda"):
-        raise UserError(f"--device {device!r} is neither cpu nor cuda")
-    return Options(
-        config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control
-    )
 
 
 def _load_config(config, settings):

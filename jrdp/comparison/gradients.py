@@ -11,6 +11,7 @@ from jrdp.comparison.exchange import load_arrays
 from jrdp.comparison.measures import difference
 from jrdp.comparison.pair import Options, open_pair
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
+from jrdp.files import make_folder
 
 
 def compare_gradients(
@@ -29,6 +30,7 @@ def compare_gradients(
     """
     report = Report("Gradients of one training batch: Jittor against PyTorch")
     with open_pair(options) as pair:
+        make_folder(out)  # a folder that cannot be written to is noticed before the work
         (batch,) = training_batches(pair.config, datasets, options.seed, 1, pair.folder)
         ours_path, theirs_path = pair.folder / "jittor.npz", pair.folder / "torch.npz"
         losses = pair.jittor.ask("gradients", batch=str(batch), out=str(ours_path))

@@ -34,7 +34,8 @@ class Options:
     """What the user chose.
 
     weights: a weight file of any kind for both sides, None for synthetic weights; twin_weights: another one for the
-    twin. threads: of each side's kernels, None for all cores. negative_control: a key of `NEGATIVE_CONTROLS`.
+    twin, which reads a .pth with torch itself. threads: of each side's kernels, None for all cores. negative_control: a key of `NEGATIVE_CONTROLS`.
+    precision: the twin's, "float32" or "float64". engine: the Jittor side's for prediction, "plain" or "fast".
     """
 
     config: Optional[Path] = None
@@ -47,6 +48,22 @@ class Options:
     seed: int = 1
     negative_control: Optional[str] = None
     precision: str = "float32"
+    engine: str = "plain"
+
+    def checked(self) -> Options:
+        """These options; raises `UserError` for a word that is none of the choices."""
+        choices = {
+            "device": (self.device, ("cpu", "cuda")),
+            "twin-precision": (self.precision, ("float32", "float64")),
+            "engine": (self.engine, ("plain", "fast")),
+            "negative-control": (self.negative_control, (None, *NEGATIVE_CONTROLS)),
+        }
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise UserError(f"unknown --{name} {value!r}: choose {', '.join(a for a in allowed if a)}")
+        if self.engine == "fast" and self.device != "cpu":
+            raise UserError("--engine fast is for the CPU; leave out --device cuda")
+        return self
 
 
 @dataclass
@@ -64,6 +81,7 @@ class Pair:
     trainable: list[str]
     versions: dict[str, str]
     folder: Path
+    engine: str
 
 
 @contextlib.contextmanager
@@ -83,17 +101,20 @@ def open_pair(options: Options) -> Iterator[Pair]:
                 "build", config=values, device=options.device, precision=options.precision, variant=variant
             )
             with Worker("jittor", sys.executable, folder, options.threads) as jittor:
-                ours = jittor.ask("build", config=values, device=options.device)
+                ours = jittor.ask("build", config=values, device=options.device, engine=options.engine)
                 check_same_tensors(ours, theirs)
                 start = state_of(file, ours["shapes"], options.seed)
                 twin_start = start
                 if options.twin_weights is not None:
                     twin_start = state_of(interchange.read(options.twin_weights), ours["shapes"], options.seed)
                 _load(jittor, start, folder / "start.npz")
-                _load(torch, twin_start, folder / "twin_start.npz")
+                if is_torch_file(options.twin_weights):
+                    torch.ask("load_checkpoint", path=str(options.twin_weights))
+                else:
+                    _load(torch, twin_start, folder / "twin_start.npz")
                 differing = [name for name in start if not np.array_equal(start[name], twin_start[name])]
                 versions = {**ours["versions"], **theirs["versions"]}
-                yield Pair(jittor, torch, config, start, differing, ours["trainable"], versions, folder)
+                yield Pair(jittor, torch, config, start, differing, ours["trainable"], versions, folder, options.engine)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -129,6 +150,11 @@ def state_of(file, shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndar
     matched = interchange.match(expected, file).tensors
     filled = {**{name: np.asarray(value, dtype=np.float32) for name, value in matched.items()}, **heads}
     return {name: filled[name] for name in shapes}
+
+
+def is_torch_file(path: Path | None) -> bool:
+    """Whether the twin reads this file with torch itself, as a check of what jrdp wrote."""
+    return path is not None and path.suffix in (".pth", ".pt")
 
 
 def _load(worker: Worker, state: dict[str, np.ndarray], path: Path) -> None:

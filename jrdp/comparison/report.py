@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import platform
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from jrdp.evaluation.files import write_bytes, write_json
+from jrdp.files import make_folder, write_bytes, write_text
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c2733; }
@@ -93,8 +94,9 @@ class Report:
             + "".join(self._parts)
             + f"<p>{html.escape(machine())}</p></body></html>\n"
         )
+        make_folder(folder)
         write_bytes(folder / "report.html", page.encode("utf-8"))
-        write_json(folder / "report.json", {**verdict, **data})
+        write_text(folder / "report.json", json.dumps({**verdict, **data}, indent=1, allow_nan=False) + "\n")
 
 
 def versions_text(versions: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ from jrdp.comparison.batches import training_batches
 from jrdp.comparison.exchange import load_arrays
 from jrdp.comparison.pair import Options, open_pair
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
+from jrdp.files import make_folder
 
 LOSSES = ("loss_cls", "loss_reg", "loss_centerness", "loss_mask")
 
@@ -34,6 +35,7 @@ def compare_training(
     report = Report(f"{steps} training steps from one start: Jittor against PyTorch")
     history = []
     with open_pair(options) as pair:
+        make_folder(out)  # a folder that cannot be written to is noticed before the work
         for step, batch in enumerate(
             training_batches(pair.config, datasets, options.seed, steps, pair.folder), start=1
         ):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Callable
+
+import numpy as np
 
 from jrdp import runtime
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
@@ -14,43 +16,57 @@ from jrdp.config import parse_config
 class JittorBackend:
     """Holds one network; every method is a command, the same ones as in `worker_torch`."""
 
-    def build(self, config: dict, device: str) -> dict:
-        """Make the network; returns versions and the tensors' shapes in order."""
+    def build(self, config: dict, device: str, engine: str) -> dict:
+        """Make the network; returns versions and the tensors' shapes in order.
+
+        engine: "plain", or "fast" for prediction with the CPU engine (training is always plain).
+        """
         self.device = runtime.start(device)
         import jittor as jt
 
-        from jrdp.engine.solver import Solver
         from jrdp.models.rdpnet import RDPNet
-        from jrdp.models.state import named_tensors, tensor_info
+        from jrdp.models.state import tensor_info
 
-        self.jt, self.Solver, self.named_tensors = jt, Solver, named_tensors
+        self.jt = jt
         self.config = parse_config(config, "of the comparison")
+        self.engine = engine
         self.model = RDPNet(self.config.model)
-        self.info = tensor_info(self.model)
+        info = tensor_info(self.model)
         return {
             "versions": {"jittor": jt.__version__},
-            "threads": int(jt.get_num_threads()) if hasattr(jt, "get_num_threads") else None,
-            "shapes": {name: list(info.shape) for name, info in self.info.items()},
-            "trainable": [name for name, info in self.info.items() if info.trainable],
+            "shapes": {name: list(tensor.shape) for name, tensor in info.items()},
+            "trainable": [name for name, tensor in info.items() if tensor.trainable],
         }
 
     def load(self, state: str) -> None:
         """Fill every tensor from an .npz, strictly, and start training anew."""
-        from jrdp.models.state import assign_state
+        from jrdp.engine.solver import Solver
+        from jrdp.models.state import assign_state, trainable_parameters
 
-        assign_state(self.model, load_arrays(state))
-        self._new_solver()
+        arrays = load_arrays(state)
+        assign_state(self.model, arrays)
+        self.solver = Solver(trainable_parameters(self.model), self.config.solver)
+        if self.engine == "fast":
+            from jrdp.fast import FastNetwork
+
+            self.fast = FastNetwork(arrays, self.config.model)
 
     def save(self, out: str) -> None:
         """All tensors by name."""
-        save_arrays(out, {name: value.numpy() for name, value in self.named_tensors(self.model).items()})
+        from jrdp.models.state import named_tensors
 
-    def stages(self, batch: str, out: str, rois: str | None = None) -> None:
+        save_arrays(out, {name: value.numpy() for name, value in named_tensors(self.model).items()})
+
+    def stages(self, batch: str, out: str) -> None:
         """Every stage (mask stages on the network's own detections, which are also returned) and the detections."""
         images, _ = load_batch(batch)
-        stages: dict[str, Any] = {}
-        found = self.model.detect(images, stages)
-        arrays = {name: value.numpy() for name, value in stages.items()}
+        if self.engine == "fast":
+            found = self.fast.detect(images)
+            arrays = self.fast.stages(images.images, _rois(found))
+        else:
+            stages: dict[str, Any] = {}
+            found = self.model.detect(images, stages)
+            arrays = {name: value.numpy() for name, value in stages.items()}
         for image, instances in enumerate(found):
             arrays[f"detections/{image}/boxes"] = instances.boxes
             arrays[f"detections/{image}/scores"] = instances.scores
@@ -70,31 +86,58 @@ class JittorBackend:
         images, targets = load_batch(batch)
         return self._step(images, targets, iteration)
 
-    def prepare_timing(self, batch: str, rois: str) -> list[str]:
+    def prepare_timing(self, batch: str, rois: str, compiled: bool) -> list[str]:
         """Keep what the timed parts work on; returns the names of the parts."""
-        jt, model = self.jt, self.model
         self.batch, self.targets = load_batch(batch)
-        images = jt.array(self.batch.images)
-        boxes = jt.array(load_arrays(rois)["rois"])
-        body, fpn, head = model.backbone.body, model.backbone.fpn, model.rpn.head
-        with jt.no_grad():
-            stages: dict[str, Any] = {}
-            _, c3, c4, c5 = body(images, stages)
-            pyramid = fpn(c3, c4, c5, stages)
-            plain = [stages[f"P{level}"] for level in range(3, 8)]
-            answers = head(pyramid)
-            jt.sync_all(True)
-        self.parts = {
+        boxes = load_arrays(rois)["rois"]
+        with self.jt.no_grad():
+            self.parts = self._fast_parts(boxes) if self.engine == "fast" else self._plain_parts(boxes)
+            self.jt.sync_all(True)
+        return [*self.parts, "training step"]
+
+    def _plain_parts(self, boxes: np.ndarray) -> dict[str, Callable[[], Any]]:
+        model, images, rois = self.model, self.jt.array(self.batch.images), self.jt.array(boxes)
+        body, fpn, head, masks = model.backbone.body, model.backbone.fpn, model.rpn.head, model.roi_heads.mask
+        _, c3, c4, c5 = body(images)
+        levels = fpn(c3, c4, c5)
+        answers = head(levels)
+
+        def network():
+            found = model.backbone(images)
+            return head(found), masks(found, rois)
+
+        return {
             "backbone": lambda: body(images),
-            "fpn + dense pyramid": lambda: fpn(c3, c4, c5),
-            "dense pyramid": lambda: fpn.enhance(plain),
-            "head": lambda: head(pyramid),
-            "boxes": lambda: model._detections(answers, self.batch),
-            "masks": lambda: model.roi_heads.mask(pyramid, boxes),
-            "network": lambda: self._network(images, boxes),
+            "pyramid": lambda: fpn(c3, c4, c5),
+            "head": lambda: head(levels),
+            "boxes": lambda: _decode(answers, self.batch, self.config.model.fcos, self.jt),
+            "masks": lambda: masks(levels, rois),
+            "network": network,
             "detect": lambda: model.detect(self.batch),
         }
-        return [*self.parts, "training step"]
+
+    def _fast_parts(self, rois: np.ndarray) -> dict[str, Callable[[], Any]]:
+        from jrdp.fast.network import to_nhwc
+        from jrdp.models.fcos_decode import decode
+
+        fast, images = self.fast, self.batch.images
+        maps = fast.backbone(to_nhwc(images))
+        levels = fast.pyramid(maps)
+        answers = fast.head(levels)
+
+        def network():
+            found = fast.pyramid(fast.backbone(to_nhwc(images)))
+            return fast.head(found), fast.mask_head(found, rois)
+
+        return {
+            "backbone": lambda: fast.backbone(to_nhwc(images)),
+            "pyramid": lambda: fast.pyramid(maps),
+            "head": lambda: fast.head(levels),
+            "boxes": lambda: decode(*answers, self.batch.sizes, self.config.model.fcos),
+            "masks": lambda: fast.mask_head(levels, rois),
+            "network": network,
+            "detect": lambda: fast.detect(self.batch),
+        }
 
     def time(self, part: str) -> float:
         """Seconds that one run of a part takes."""
@@ -107,20 +150,11 @@ class JittorBackend:
         """Peak memory in MiB of the process."""
         return {"process": peak_memory_mb()}
 
-    def _new_solver(self) -> None:
-        from jrdp.models.state import trainable_parameters
-
-        self.solver = self.Solver(trainable_parameters(self.model), self.config.solver)
-
     def _step(self, images, targets, iteration: int) -> dict[str, float]:
         parts = self.model.losses(images, targets)
         self.solver.backward(sum(parts.values()))
         self.solver.step(iteration)
         return {name: float(value.item()) for name, value in parts.items()}
-
-    def _network(self, images, boxes):
-        pyramid = self.model.backbone(images)
-        return self.model.rpn.head(pyramid), self.model.roi_heads.mask(pyramid, boxes)
 
     def _timed(self, run) -> float:
         self.jt.sync_all(True)
@@ -129,6 +163,20 @@ class JittorBackend:
         self.jt.sync_all(True)
         del results
         return time.perf_counter() - started
+
+
+def _rois(found: list) -> np.ndarray:
+    """Boxes of all images with the image's index in front, float32 `[R, 5]`."""
+    parts = [np.insert(instances.boxes, 0, image, axis=1) for image, instances in enumerate(found)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _decode(answers, batch, config, jt):
+    from jrdp.models.fcos_decode import decode
+
+    arrays = jt.fetch_sync([*answers.logits, *answers.distances, *answers.centerness])
+    count = len(answers.logits)
+    return decode(arrays[:count], arrays[count : 2 * count], arrays[2 * count :], batch.sizes, config)
 
 
 if __name__ == "__main__":

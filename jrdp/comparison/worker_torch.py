@@ -17,6 +17,7 @@ except ImportError as missing:
 from jrdp.comparison import twin_detect, twin_train
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
 from jrdp.comparison.twin import Twin, Variant
+from jrdp.comparison.twin_results import coco_entries
 from jrdp.config import parse_config
 
 
@@ -46,6 +47,14 @@ class TorchBackend:
         self.model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()}, strict=True)
         self.solver = twin_train.optimizer(self.model, self.config.solver)
 
+    def load_checkpoint(self, path: str) -> None:
+        """Fill every tensor from a .pth as torch reads it (no pickled code), strictly; as the released code would."""
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = content.get("model", content)
+        state = {name[len("module.") :] if name.startswith("module.") else name: v for name, v in state.items()}
+        self.model.load_state_dict(state, strict=True)
+        self.solver = twin_train.optimizer(self.model, self.config.solver)
+
     def save(self, out: str) -> None:
         """All tensors, as float32, by name."""
         state = self.model.state_dict()
@@ -58,6 +67,20 @@ class TorchBackend:
         stages = twin_detect.stages(self.model, images, sizes, given)
         found = twin_detect.detect(self.model, images, sizes)
         save_arrays(out, {**{n: v.cpu().numpy() for n, v in stages.items()}, **_detections(found)})
+
+    def results(self, batch: str, category_id: int) -> dict[str, list[dict]]:
+        """COCO box and mask results of a batch."""
+        images, sizes, _ = self._batch(batch)
+        known, _ = load_batch(batch)
+        boxes: list[dict] = []
+        masks: list[dict] = []
+        places = zip(sizes, known.original_sizes, known.image_ids)
+        for found, (size, original, image_id) in zip(twin_detect.detect(self.model, images, sizes), places):
+            threshold = self.config.test.mask_threshold
+            box_part, mask_part = coco_entries(found, size, original, image_id, category_id, threshold)
+            boxes += box_part
+            masks += mask_part
+        return {"bbox": boxes, "segm": masks}
 
     def gradients(self, batch: str, out: str) -> dict[str, float]:
         """The four losses of a batch and the gradient of every trainable parameter, without an update."""
@@ -76,27 +99,48 @@ class TorchBackend:
             self.model, self.solver, self.config.solver, iteration, images, sizes, targets
         )
 
-    def prepare_timing(self, batch: str, rois: str) -> list[str]:
-        """Keep what the timed parts work on; returns the names of the parts."""
+    def prepare_timing(self, batch: str, rois: str, compiled: bool) -> list[str]:
+        """Keep what the timed parts work on; returns the names of the parts.
+
+        compiled: the network, and nothing else, compiled by torch.compile with its weights frozen.
+        """
         images, sizes, targets = self._batch(batch)
         boxes = torch.from_numpy(load_arrays(rois)["rois"]).to(images)
+        self.training = (images, sizes, targets)
         model = self.model
+        if compiled:
+            self.parts = {"network": self._compiled_network(images, boxes)}
+            return list(self.parts)
         with torch.no_grad():
             trunk = model.trunk(images)
         body = [trunk.stages[name] for name in ("C3", "C4", "C5")]
-        maps = {f"P{level}": trunk.stages[f"P{level}"] for level in range(3, 8)}
+        fpn = model.backbone.fpn
         self.parts = {
             "backbone": lambda: model.backbone.body(images),
-            "fpn + dense pyramid": lambda: model.backbone.fpn.enhance(model.backbone.fpn.fpn(*body)),
-            "dense pyramid": lambda: model.backbone.fpn.enhance(maps),
+            "pyramid": lambda: fpn.enhance(fpn.fpn(*body)),
             "head": lambda: model.rpn.head(trunk.pyramid),
             "boxes": lambda: twin_detect.proposals(trunk, sizes, self.config.model.fcos),
             "masks": lambda: model.masks(trunk.pyramid, boxes),
             "network": lambda: model.masks(model.trunk(images).pyramid, boxes),
             "detect": lambda: twin_detect.detect(model, images, sizes),
         }
-        self.training = (images, sizes, targets)
         return [*self.parts, "training step"]
+
+    def _compiled_network(self, images: torch.Tensor, boxes: torch.Tensor):
+        import torch._inductor.config as inductor
+
+        inductor.freezing = True
+        model = self.model.eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+
+        def network(x: torch.Tensor, rois: torch.Tensor):
+            trunk = model.trunk(x)
+            answers = [trunk.head(name) for name in ("cls_logits", "bbox_reg", "centerness")]
+            return answers, model.masks(trunk.pyramid, rois)["mask_logits"]
+
+        compiled = torch.compile(network)
+        return lambda: compiled(images, boxes)
 
     def time(self, part: str) -> float:
         """Seconds that one run of a part takes."""
@@ -145,7 +189,9 @@ if __name__ == "__main__":
         {
             "build": backend.build,
             "load": backend.load,
+            "load_checkpoint": backend.load_checkpoint,
             "save": backend.save,
+            "results": backend.results,
             "stages": backend.stages,
             "gradients": backend.gradients,
             "step": backend.step,

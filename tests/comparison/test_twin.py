@@ -8,11 +8,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 torch = pytest.importorskip("torch", reason="the PyTorch twin needs the extra [torch]")
 pytest.importorskip("torchvision", reason="the PyTorch twin needs the extra [torch]")
 
-from jrdp.comparison import twin_detect  # noqa: E402
+from jrdp.comparison import twin_detect, twin_results  # noqa: E402
 from jrdp.comparison.twin import STRIDES, Twin  # noqa: E402
 from jrdp.config import FcosConfig, ModelConfig  # noqa: E402
 from jrdp.errors import UserError  # noqa: E402
@@ -152,6 +153,31 @@ def _same_set(found, ops, name):
     assert ours.shape == theirs.shape, name
     ours, theirs = (a[np.lexsort(np.round(a, 4).T)] for a in (ours, theirs))
     np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=name)
+
+
+def test_pasted_masks_and_coco_results(golden, twin):
+    reference = np.load(golden / "r50/infer_b_267x400.npz")
+    images = network_input(golden / "imgs/b_267x400.png", 479, 320)
+    (found,) = twin_detect.detect(twin, torch.from_numpy(images), [(479, 320)])
+    boxes, masks = twin_results.coco_entries(found, (479, 320), (400, 267), image_id=2, category_id=1)
+    for kind, ours in (("bbox", boxes), ("segm", masks)):
+        theirs = [e for e in json.loads((golden / f"r50/{kind}.json").read_text()) if e["image_id"] == 2]
+        assert len(ours) == len(theirs) == len(reference["det/scores"])
+        np.testing.assert_allclose([e["score"] for e in ours], [e["score"] for e in theirs], atol=1e-4)
+        if kind == "bbox":
+            np.testing.assert_allclose([e["bbox"] for e in ours], [e["bbox"] for e in theirs], atol=0.01)
+        else:
+            pairs = [(e["segmentation"], o["segmentation"]) for e, o in zip(ours, theirs)]
+            assert min(float(coco_mask.iou([a], [b], [0])[0, 0]) for a, b in pairs) >= 0.999
+
+
+@pytest.mark.parametrize("size", [14, 28, 32])
+def test_pasting(golden, size):
+    ops = np.load(golden / "ops.npz")
+    height, width = (int(v) for v in ops["paste/im_hw"])
+    probabilities, boxes = torch.from_numpy(ops[f"paste/M{size}/prob"]), torch.from_numpy(ops["paste/boxes"])
+    ours = twin_results.paste(probabilities, boxes, height, width)
+    np.testing.assert_array_equal(ours, ops[f"paste/M{size}/mask"])
 
 
 def test_twin_refuses_what_was_never_released():

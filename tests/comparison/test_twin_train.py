@@ -121,28 +121,31 @@ def test_learning_rates(golden):
     assert groups == [(key[4], key[5]) for key in table["keys"] if key[3]]
 
 
-def test_three_training_steps(golden, seeded):
+def test_two_training_steps(golden, seeded):
+    """The third recorded step is left out: rounding grows about tenfold a step here and then flips proposals."""
     reference = np.load(golden / "r50/train.npz")
     record = json.loads((golden / "r50/train.json").read_text())
     images, sizes, targets = released_batch(golden, reference)
     model = Twin(ModelConfig())
     model.load_state_dict({name: torch.from_numpy(value) for name, value in seeded("r50").items()})
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
     solver_config = SolverConfig()
     solver = twin_train.optimizer(model, solver_config)
     parameters = dict(model.named_parameters())
-    for step in record["steps"]:
+    for step in record["steps"][:2]:
         iteration = step["iteration"]
         parts = twin_train.train_step(model, solver, solver_config, iteration, images, sizes, targets)
         for name, value in parts.items():
-            # From the second step on the mask loss depends on discrete proposals.
-            loose = iteration > 1 and name == "loss_mask"
-            assert value == pytest.approx(step["losses"][name], rel=1e-3 if loose else 1e-5), (iteration, name)
+            assert value == pytest.approx(step["losses"][name], rel=1e-5), (iteration, name)
+        for name, distance in step["delta_l2_from_start"].items():
+            moved = float((parameters[name].detach() - start[name]).double().norm())
+            assert moved == pytest.approx(distance, rel=1e-3, abs=1e-9), (iteration, name)
         if iteration == 1:
             _check_gradients(parameters, record["grad_l2"], reference)
-        for key in reference.files:
-            if key.startswith(f"param_after_step{iteration}/"):
-                name = key.split("/")[1]
-                np.testing.assert_allclose(_sample(parameters[name], reference[key]), reference[key], atol=2e-5)
+            for key in reference.files:
+                if key.startswith("param_after_step1/"):
+                    sample = _sample(parameters[key.split("/")[1]], reference[key])
+                    np.testing.assert_allclose(sample, reference[key], atol=1e-6)
 
 
 def _check_gradients(parameters, norms, reference):

@@ -1,0 +1,192 @@
+"""`jrdp compare detections`: two COCO result files of the same pictures, whatever wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from jrdp.comparison.measures import match_greedily
+from jrdp.comparison.report import Report, new_figure, text_table
+from jrdp.config import Config
+from jrdp.data.catalog import locate
+from jrdp.data.transforms import read_image
+from jrdp.errors import UserError
+from jrdp.evaluation.coco_metrics import METRIC_NAMES, evaluate
+from jrdp.evaluation.ground_truth import GroundTruth, load_ground_truth
+from jrdp.evaluation.results import check_results, read_results
+
+SAME_INSTANCE = 0.5  # least IoU of a matched pair
+SHOWN_PICTURES = 8
+SHOWN_SCORE = 0.3  # instances drawn have at least this score
+
+
+def compare_detections(
+    first: Path,
+    second: Path,
+    dataset: str,
+    config: Config,
+    out: Path,
+    score_tolerance: float = 1e-3,
+    iou_tolerance: float = 0.99,
+    ap_tolerance: float = 0.001,
+    print_line=print,
+) -> bool:
+    """Compare and write the report; true when everything is within tolerance.
+
+    Detections of a picture are matched one to one by IoU (masks where both files have them, else boxes), the most
+    similar first, from `SAME_INSTANCE` up. Over tolerance are: a matched pair's score difference or IoU, a detection
+    without a partner, and a difference of AP.
+    """
+    place = locate(dataset, config.data.root)
+    raw = [read_results(path) for path in (first, second)]
+    iou_type = "segm" if all(_has_masks(results) for results in raw) else "bbox"
+    truth = load_ground_truth(place.annotations, iou_type)
+    sides = [_by_image(check_results(r, truth, f"results {p}")) for r, p in zip(raw, (first, second))]
+    pictures = [_compare_picture(i, sides[0].get(i, []), sides[1].get(i, []), iou_type) for i in truth.images]
+    metrics = [evaluate(truth, results, iou_type) for results in raw]
+    ap_gap = abs(metrics[0]["AP"] - metrics[1]["AP"])
+
+    report = Report(f"Detections of {first} against {second}")
+    changed = sorted((p for p in pictures if p["change"] > 0), key=lambda p: -p["change"])
+    scores = np.concatenate([p["score_gaps"] for p in pictures])
+    ious = np.concatenate([p["ious"] for p in pictures])
+    alone = [sum(p["alone"][side] for p in pictures) for side in (0, 1)]
+    if scores.max(initial=0) > score_tolerance:
+        report.failures.append(f"scores differ by up to {scores.max():.3g} (tolerance {score_tolerance:g})")
+    if ious.min(initial=1) < iou_tolerance:
+        report.failures.append(f"the least IoU of a matched pair is {ious.min():.4f} (tolerance {iou_tolerance:g})")
+    if any(alone):
+        report.failures.append(f"{alone[0]} detections are in the first file only, {alone[1]} in the second only")
+    if ap_gap > ap_tolerance:
+        report.failures.append(f"{iou_type} AP differs by {ap_gap:.4f} (tolerance {ap_tolerance:g})")
+
+    summary = [
+        ["detections", len(raw[0]), len(raw[1])],
+        ["without a partner", alone[0], alone[1]],
+        *[[f"{iou_type} {name}", metrics[0][name], metrics[1][name]] for name in METRIC_NAMES],
+    ]
+    pairs = [
+        ["score difference", float(np.median(scores)) if len(scores) else 0.0, float(scores.max(initial=0))],
+        ["1 - IoU", float(np.median(1 - ious)) if len(ious) else 0.0, float((1 - ious).max(initial=0))],
+    ]
+    report.table(["", "first", "second"], summary)
+    report.heading(f"{len(scores)} matched pairs")
+    report.table(["difference", "median", "worst"], pairs)
+    report.plot(_plot(scores, ious), "Matched pairs: how far scores and shapes moved")
+    report.heading(f"{len(changed)} of {len(pictures)} pictures changed")
+    columns = ["picture", "first", "second", "matched", "worst score difference", "least IoU"]
+    rows = [_row(truth, p) for p in changed]
+    report.table(columns, rows)
+    for picture in changed[:SHOWN_PICTURES]:
+        drawn = _draw_pair(truth, place.images, picture["image_id"], sides)
+        if drawn is not None:
+            report.pictures(drawn)
+    report.write(
+        out,
+        {
+            "tolerances": {"score": score_tolerance, "iou": iou_tolerance, "AP": ap_tolerance},
+            "iou_type": iou_type,
+            "metrics": metrics,
+            "matched": len(scores),
+            "alone": alone,
+            "pairs": {name: {"median": median, "worst": worst} for name, median, worst in pairs},
+            "changed": [dict(zip(columns, row)) for row in rows],
+        },
+    )
+    print_line(text_table(["", "first", "second"], summary))
+    print_line(text_table(["difference", "median", "worst"], pairs))
+    return report.verdict(out, print_line)
+
+
+def _has_masks(results: list) -> bool:
+    return all(isinstance(entry, dict) and "segmentation" in entry for entry in results)
+
+
+def _by_image(results: list[dict]) -> dict:
+    grouped: dict = {}
+    for entry in results:
+        grouped.setdefault(entry["image_id"], []).append(entry)
+    return grouped
+
+
+def _compare_picture(image_id, first: list[dict], second: list[dict], iou_type: str) -> dict:
+    key = "segmentation" if iou_type == "segm" else "bbox"
+    similarity = np.zeros((len(first), len(second)))
+    if first and second:
+        similarity = np.asarray(coco_mask.iou([e[key] for e in first], [e[key] for e in second], [0] * len(second)))
+    matched = match_greedily(similarity, SAME_INSTANCE)
+    gaps = np.array([abs(first[a]["score"] - second[b]["score"]) for a, b in matched])
+    ious = np.array([similarity[a, b] for a, b in matched])
+    # What a person would call changed: the scores of instances that came, went or moved, weighted by how far.
+    lost = [e["score"] for i, e in enumerate(first) if i not in {a for a, _ in matched}]
+    new = [e["score"] for i, e in enumerate(second) if i not in {b for _, b in matched}]
+    best = np.array([max(first[a]["score"], second[b]["score"]) for a, b in matched])
+    change = sum(lost) + sum(new) + float(gaps.sum()) + float((best * (1 - ious)).sum())
+    return {
+        "image_id": image_id,
+        "counts": (len(first), len(second)),
+        "alone": (len(lost), len(new)),
+        "score_gaps": gaps,
+        "ious": ious,
+        "change": change,
+    }
+
+
+def _row(truth: GroundTruth, picture: dict) -> list:
+    name = truth.images[picture["image_id"]].get("file_name", picture["image_id"])
+    gaps, ious = picture["score_gaps"], picture["ious"]
+    return [name, *picture["counts"], len(gaps), float(gaps.max(initial=0)), float(ious.min(initial=1))]
+
+
+def _plot(scores: np.ndarray, ious: np.ndarray):
+    figure, axes = new_figure(8, 3.4)
+    floor = 1e-9
+    axes.hist(np.log10(np.maximum(scores, floor)), bins=40, alpha=0.6, label="score difference")
+    axes.hist(np.log10(np.maximum(1 - ious, floor)), bins=40, alpha=0.6, label="1 - IoU")
+    axes.set_xlabel("log10, with -9 for no difference")
+    axes.set_ylabel("pairs")
+    axes.legend()
+    return figure
+
+
+def _draw_pair(truth: GroundTruth, folder: Path, image_id, sides: list[dict]) -> Optional[list]:
+    """Both files' instances on the picture; None where the picture is not on disk."""
+    name = truth.images[image_id].get("file_name")
+    if name is None:
+        return None
+    try:
+        photo = np.asarray(read_image(folder / name))
+    except UserError:
+        return None
+    return [
+        (f"{name}: {which}", _draw(photo, side.get(image_id, [])))
+        for which, side in zip(("first", "second"), sides)
+    ]
+
+
+def _draw(photo: np.ndarray, entries: list[dict]) -> np.ndarray:
+    drawn = photo.astype(np.float32)
+    shown = [entry for entry in entries if entry["score"] >= SHOWN_SCORE]
+    for index, entry in enumerate(sorted(shown, key=lambda e: e["score"])):
+        colour = np.array(_COLOURS[index % len(_COLOURS)], np.float32)
+        region = _region(entry, photo.shape[:2])
+        drawn[region] = 0.5 * drawn[region] + 0.5 * colour
+    image = Image.fromarray(drawn.round().astype(np.uint8))
+    image.thumbnail((520, 520))
+    return np.asarray(image)
+
+
+def _region(entry: dict, size: tuple[int, int]) -> np.ndarray:
+    if "segmentation" in entry:
+        return coco_mask.decode(entry["segmentation"]).astype(bool)
+    region = np.zeros(size, bool)
+    x, y, width, height = (max(int(round(value)), 0) for value in entry["bbox"])
+    region[y : y + height, x : x + width] = True
+    return region
+
+
+_COLOURS = [(230, 60, 50), (60, 130, 230), (60, 180, 80), (240, 180, 40), (170, 80, 200), (30, 190, 200)]

@@ -1,0 +1,119 @@
+"""`jrdp compare` end to end: both frameworks in their processes, small pictures, synthetic weights.
+
+The Python that has torch is this one, or the one in JRDP_TWIN_PYTHON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jrdp.comparison.gradients import compare_gradients
+from jrdp.comparison.layers import compare_layers
+from jrdp.comparison.pair import NEGATIVE_CONTROLS, Options, open_pair
+from jrdp.comparison.process import Worker
+from jrdp.comparison.training import compare_training
+from jrdp.errors import UserError
+
+TWIN_PYTHON = os.environ.get("JRDP_TWIN_PYTHON", sys.executable)
+SMALL = ["input.min_size=96", "input.max_size=128", "solver.batch_size=2"]
+
+
+@pytest.fixture(scope="module")
+def both_frameworks():
+    if importlib.util.find_spec("jittor") is None:
+        pytest.skip("needs Jittor in this Python")
+    found = subprocess.run([TWIN_PYTHON, "-c", "import torch, torchvision"], capture_output=True)
+    if found.returncode:
+        pytest.skip("needs torch and torchvision (extra [torch]) here or in JRDP_TWIN_PYTHON")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    y, x = np.mgrid[:100, :140]
+    pixels = np.stack([x % 256, (x * y // 40) % 256, 255 * ((x - 70) ** 2 + (y - 50) ** 2 < 900)], axis=2)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def options(**values):
+    return Options(settings=SMALL, twin_python=TWIN_PYTHON, **values)
+
+
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def silent(line):
+    pass
+
+
+def test_layers_agree_and_a_changed_tensor_is_named(both_frameworks, picture, tmp_path, golden, seeded):
+    from safetensors.numpy import save_file
+
+    state = seeded("r50")
+    save_file(state, str(tmp_path / "right.safetensors"))
+    state["backbone.fpn.att_block_3.weight"] = state["backbone.fpn.att_block_3.weight"].copy()
+    state["backbone.fpn.att_block_3.weight"][0, 0, 1, 1] += 1
+    save_file(state, str(tmp_path / "changed.safetensors"))
+
+    right = options(weights=tmp_path / "right.safetensors")
+    assert compare_layers(right, [picture], tmp_path / "same", print_line=silent)
+    report = report_of(tmp_path / "same")
+    assert len(report["stages"]) >= 48 and max(s["relative_l2"] for s in report["stages"]) < 1e-4
+
+    changed = options(weights=tmp_path / "right.safetensors", twin_weights=tmp_path / "changed.safetensors")
+    assert not compare_layers(changed, [picture], tmp_path / "changed", print_line=silent)
+    report = report_of(tmp_path / "changed")
+    assert report["failures"][0].startswith("first stage over tolerance: att_logit_P6 ")
+    assert report["differing_tensors"] == ["backbone.fpn.att_block_3.weight"]
+
+
+@pytest.mark.parametrize("control,stage", [("rgb", "stem"), ("aligned", "mask_roi_1")])
+def test_negative_controls_are_caught(both_frameworks, picture, tmp_path, control, stage):
+    wrong = options(negative_control=control)
+    assert not compare_layers(wrong, [picture], tmp_path / "out", print_line=silent)
+    assert report_of(tmp_path / "out")["failures"][0].startswith(f"first stage over tolerance: {stage} ")
+
+
+def test_gradients_and_training(both_frameworks, tmp_path):
+    assert compare_gradients(options(), ["sample"], tmp_path / "gradients", print_line=silent)
+    report = report_of(tmp_path / "gradients")
+    assert len(report["gradients"]) > 100
+    assert report["summary"]["norm_error"]["worst"] < 1e-3
+
+    assert compare_training(options(), ["sample"], tmp_path / "training", steps=2, print_line=silent)
+    report = report_of(tmp_path / "training")
+    assert len(report["steps"]) == 2 and report["parameters"]["travelled"] > 0
+
+
+def test_a_worker_that_cannot_start_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="cannot start"):
+        Worker("torch", str(tmp_path / "no-python"), tmp_path)
+    (tmp_path / "broken").write_text("#!/bin/sh\necho no such library >&2\nexit 3\n")
+    (tmp_path / "broken").chmod(0o755)
+    with Worker("torch", str(tmp_path / "broken"), tmp_path) as worker:
+        with pytest.raises(UserError, match="no such library"):
+            worker.ask("memory")
+
+
+def test_a_pair_needs_torch_and_says_so(tmp_path):
+    if importlib.util.find_spec("torch") is not None:
+        pytest.skip("this Python has torch")
+    with pytest.raises(UserError, match="--twin-python"):
+        with open_pair(Options(twin_python=sys.executable)):
+            pass
+
+
+def test_unknown_words_are_refused():
+    for word in ("device", "precision", "engine", "negative_control"):
+        with pytest.raises(UserError, match="choose"):
+            Options(**{word: "nonsense"}).checked()
+    assert {"rgb", "aligned", "nms-without-one", "sqrt-score", "group-norm-eps"} == set(NEGATIVE_CONTROLS)
