@@ -8,6 +8,7 @@ from typing import List, Optional
 
 import typer
 
+from jrdp.comparison import cli as comparison
 from jrdp.errors import UserError
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Verify, describe and make datasets; fetch ImageNet weights.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(comparison.app, name="compare")
 
 ConfigOption = typer.Option(None, "--config", help="YAML configuration; default: the one stored in the weights, or configs/r50_isod.yaml's.")
 SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override one configuration key, dotted; repeatable.")
@@ -121,6 +123,30 @@ def convert(
     print(interchange.convert(source, target, legacy=legacy))
 
 
+@app.command()
+def analyze(
+    ground_truth: Path = typer.Option(..., "--ground-truth", help="COCO annotations."),
+    compare: List[str] = typer.Option(..., "--compare", metavar="NAME=FILE", help="A COCO results file; repeatable."),
+    out: Path = OutOption,
+    images: Optional[Path] = typer.Option(None, "--images", help="Picture folder, for the gallery."),
+    iou_type: str = typer.Option("segm", "--iou-type", help="segm or bbox."),
+) -> None:
+    """Analyse result files of any system: curves, error classes and their cost, tables, gallery; report.html."""
+    from jrdp.evaluation.analyze import analyze as run
+    from jrdp.evaluation.analyze import format_comparison
+
+    runs = {}
+    for entry in compare:
+        name, separator, path = entry.partition("=")
+        if not separator or not name or not path:
+            raise UserError(f"--compare {entry!r} is not of the form NAME=FILE")
+        runs[name] = Path(path)
+    if iou_type not in ("segm", "bbox"):
+        raise UserError(f"--iou-type {iou_type!r} is not segm or bbox")
+    print(format_comparison(run(ground_truth, runs, out, images, iou_type)))
+    print(f"report: {out / 'report.html'}")
+
+
 @data_app.command("check")
 def data_check(
     names: List[str] = typer.Argument(..., help="Dataset names, or images_folder:annotations.json."),
@@ -138,11 +164,29 @@ def data_check(
 
 
 @data_app.command("sample")
-def data_sample(directory: Path, seed: int = typer.Option(0, "--seed")) -> None:
-    """Write the embedded sample set: generated pictures with exact masks, no download."""
+def data_sample(
+    directory: Path = typer.Argument(..., metavar="DIR"),
+    train: int = typer.Option(64, "--train", min=1, help="Training pictures."),
+    val: int = typer.Option(16, "--val", min=1, help="Validation pictures."),
+    seed: int = typer.Option(0, "--seed", help="Another seed gives other pictures."),
+) -> None:
+    """Write the embedded sample set to DIR: generated pictures with exact masks, no download."""
     from jrdp.data.sample import write_sample
 
-    print(write_sample(directory, seed=seed))
+    print(write_sample(directory, train=train, val=val, seed=seed))
+
+
+@data_app.command("weights")
+def data_weights(
+    backbone: str = typer.Argument(..., help="r50, r101 or x101."),
+    target: Path = typer.Argument(..., metavar="DST", help="The .safetensors file to write."),
+    source: Optional[Path] = typer.Option(None, "--source", help="A file at hand instead of a download."),
+) -> None:
+    """Fetch ImageNet weights of a backbone, check them, and store them with their preprocessing."""
+    from jrdp.interchange import write_imagenet_weights
+
+    file = write_imagenet_weights(backbone, target, source)
+    print(f"{target}: {len(file.tensors)} tensors, {file.metadata['preprocessing']}")
 
 
 def main() -> None:

@@ -142,10 +142,15 @@ def start(device: str = "auto", seed: Optional[int] = None) -> str:
     setup = prepare()
     if setup.problems:
         raise UserError(setup.problems[0])
+    import numpy
+
     if device == "cuda" and not setup.cuda.usable:
         raise UserError(f"--device cuda cannot be used: {_sentence(setup.cuda.reason, setup.cuda.fix)}")
     verbose = bool(os.environ.get("JRDP_VERBOSE"))
     if "jittor" not in sys.modules:
+        # NumPy works these out once; after Jittor's libraries have switched denormal numbers off, it would warn.
+        for kind in (numpy.float16, numpy.float32, numpy.float64):
+            numpy.finfo(kind).smallest_subnormal
         with contextlib.nullcontext() if verbose else _quiet_import():
             import jittor  # noqa: F401
     import jittor as jt

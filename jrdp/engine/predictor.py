@@ -12,6 +12,7 @@ from jrdp import interchange, visualize
 from jrdp.config import Config
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.engine.inference import detect_batch, sorted_by_score
+from jrdp.engine.network import for_prediction
 from jrdp.interchange import WeightFile
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors
@@ -106,8 +107,7 @@ def build(file: WeightFile, config: Config) -> SalientInstanceModel:
     network = RDPNet(config.model)
     shapes = {name: tuple(value.shape) for name, value in named_tensors(network).items()}
     assign_state(network, interchange.match(shapes, file).tensors)
-    network.eval()
-    return SalientInstanceModel(network, config)
+    return SalientInstanceModel(for_prediction(network, config), config)
 
 
 def _as_image(picture: str | Path | Image.Image | np.ndarray) -> Image.Image:

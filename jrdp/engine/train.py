@@ -16,6 +16,7 @@ from jrdp.data.loader import TrainLoader
 from jrdp.engine import distributed
 from jrdp.engine.checkpoint import load_training_state, save_checkpoint
 from jrdp.engine.curves import plot_curves
+from jrdp.engine.network import for_prediction
 from jrdp.engine.start import initialise, read_start
 from jrdp.engine.evaluate import evaluate_datasets
 from jrdp.files import make_folder, write_text
@@ -111,7 +112,7 @@ def _finish(model, config: Config, out: Path, test_sets) -> dict:
     save_checkpoint(out / "final.safetensors", tensors, None, config, config.solver.max_iterations)
     plot_curves(out / "log.jsonl", out / "curves.png")
     print(f"weights: {out / 'final.safetensors'}; curves: {out / 'curves.png'}")
-    return evaluate_datasets(model, config, test_sets, out / "eval") if test_sets else {}
+    return evaluate_datasets(for_prediction(model, config), config, test_sets, out / "eval") if test_sets else {}
 
 
 def _checkpoint(path: Path, model, solver: Solver, config: Config, iteration: int) -> None:
