@@ -51,8 +51,8 @@ def overlay(
 ) -> np.ndarray:
     """The photograph with every instance tinted, outlined and labelled; the photograph itself is not changed.
 
-    masks: bool `[K, height, width]`. boxes: `[K, 4]` (x1, y1, x2, y2), drawn as thin frames where given.
-    scores: `[K]`, written on the instance where given, and then higher scores lie on top; `labels` replaces the
+    masks: bool `[K, height, width]`. boxes: `[K, 4]` (x1, y1, x2, y2), drawn as frames where given, thin ones where
+    there is a mask too. scores: `[K]`, written on the instance where given, and then higher scores lie on top; `labels` replaces the
     written text. Instance k's colour is `palette[k]`, by default `colors(K)[k]`.
     Raises `ValueError` where the masks do not fit the photograph.
     """
@@ -79,7 +79,8 @@ def overlay(
     if boxes is not None:
         for k in order:
             x1, y1, x2, y2 = (int(round(float(value))) for value in boxes[k])
-            cv2.rectangle(picture, (x1, y1), (x2, y2), palette[k].tolist(), max(1, line // 2), cv2.LINE_AA)
+            frame = line + 1 if windows[k] is None else max(1, line // 2)  # without a mask the box is all there is
+            cv2.rectangle(picture, (x1, y1), (x2, y2), palette[k].tolist(), frame, cv2.LINE_AA)
     if labels is None and scores is not None:
         labels = [f"{float(score):.2f}" for score in scores]
     if labels is not None:

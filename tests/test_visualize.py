@@ -54,6 +54,17 @@ def test_scores_and_boxes_change_the_picture_where_they_stand():
     np.testing.assert_array_equal(visualize.overlay(photo, masks, boxes - 1000)[75:], plain[75:])
 
 
+def test_own_palette_and_boxes_without_masks():
+    photo, masks, scores = scene()
+    picture = visualize.overlay(photo, masks, palette=np.array([[0, 0, 0], [250, 250, 250]], np.uint8))
+    np.testing.assert_array_equal(picture[70, 30], [50, 50, 50])  # 90 * 0.55 + 0.5
+    boxes = np.array([[20.0, 40, 79, 89], [60, 60, 139, 109]])
+    framed = visualize.overlay(photo, np.zeros_like(masks), boxes, scores)
+    np.testing.assert_array_equal(framed[50:80, 25:55], photo[50:80, 25:55])  # nothing inside
+    assert (framed[70, 18:23] != 90).any() and (framed[100, 137:142] != 90).any()
+    assert (framed[25:40, 20:40] == visualize.colors(1)[0]).all(axis=2).any()  # its label
+
+
 def test_labels_scale_with_the_picture_and_never_leave_it():
     for height, width in ((40, 30), (120, 160), (900, 1200)):
         photo = np.zeros((height, width, 3), np.uint8)

@@ -15,6 +15,7 @@ RUN_COLORS = ("#2f6fde", "#e8590c", "#2b9348", "#9c36b5", "#c92a2a", "#0b7285", 
 
 
 def run_color(position: int) -> str:
+    """The colour of the run at `position`, the same in every plot."""
     return RUN_COLORS[position % len(RUN_COLORS)]
 
 
@@ -32,7 +33,8 @@ def plot_runs(analyses: list[RunAnalysis]) -> Figure:
         for position, run in enumerate(analyses):
             curve = curve_of(run)
             label = f"{run.name}  {format_percent(curve.mean())}"
-            axes.plot(run.curves.recalls, curve, color=run_color(position), linewidth=2, label=label)
+            style = "-" if position < len(RUN_COLORS) else (0, (4, 1.5))
+            axes.plot(run.curves.recalls, curve, color=run_color(position), linestyle=style, linewidth=2, label=label)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=9, labelcolor=INK)
     for axes in panels[1:]:
         axes.set_ylabel("")
@@ -43,6 +45,7 @@ def plot_counts(analyses: list[RunAnalysis]) -> Figure:
     """Figure 6, right: how per-picture AP is distributed, by the number of salient instances in the picture.
 
     Box: quartiles, with the median; whiskers: 5th to 95th percentile; diamond: mean; every picture is a dot.
+    Which colour is which system's is for the page to say.
     """
     numbers = np.array([min(len(picture.instances), GREATEST_COUNT) for picture in analyses[0].pictures])
     groups = [count for count in range(1, GREATEST_COUNT + 1) if np.any(numbers == count)]
@@ -74,12 +77,10 @@ def plot_counts(analyses: list[RunAnalysis]) -> Figure:
         for place, sample in zip(places, samples):
             spread = jitter.uniform(-0.22, 0.22, len(sample)) * step
             axes.plot(place + spread, sample, ".", color=color, markersize=3, alpha=0.45, zorder=0)
-        axes.plot([], [], color=color, linewidth=6, alpha=0.6, label=run.name)
     axes.set_xticks(range(len(groups)))
     axes.set_xticklabels([f"{count_group(count)}\n({np.sum(numbers == count)} pictures)" for count in groups])
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylim(-3, 103)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=6, frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
@@ -127,7 +128,7 @@ def plot_errors(analyses: list[RunAnalysis]) -> Figure:
             errors = run.errors[iou]
             gains = [100 * errors.gains[kind] for kind in KINDS]
             places = np.arange(len(KINDS)) - 0.38 + height * (position + 0.5)
-            axes.barh(places, gains, height * 0.86, color=run_color(position), label=run.name)
+            axes.barh(places, gains, height * 0.86, color=run_color(position))
             for place, gain, kind in zip(places, gains, KINDS):
                 text = f" {gain:.1f}  ({errors.counts[kind]})"
                 axes.text(max(gain, 0), place, text, va="center", fontsize=8, color=MUTED)
@@ -136,9 +137,6 @@ def plot_errors(analyses: list[RunAnalysis]) -> Figure:
         axes.margins(x=0.22)
     panels[0].invert_yaxis()
     panels[0].set_xlim(left=0)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=9
-    )
     for axes in panels:
         axes.spines["left"].set_color(GRID)
     return figure

@@ -116,7 +116,7 @@ def _run_panel(canvas: _Canvas, truth: GroundTruth, run: RunAnalysis, index: int
     hidden = len(picture.detections) - len(shown)
     note = f"AP {100 * run.picture_ap[index]:.1f}"
     if hidden:
-        note += f", {hidden} below {run.shown_above:.2f} not shown"
+        note += f" ({hidden} below {run.shown_above:.2f})"
     return Panel(run.name, note, visualize.encode_jpeg(drawn))
 
 

@@ -104,9 +104,8 @@ def _results(analyses: list[RunAnalysis]) -> str:
     rows = [[run.name] + [run.metrics[name] for name in _RESULT_METRICS] for run in analyses]
     heads = ["Method"] + [name.replace("_", " ") for name in _RESULT_METRICS]
     counts = [str(run.metrics["detections"]) for run in analyses]
-    return "<p>Percent; the best of each column in bold.</p>" + _table(
-        heads + ["detections"], rows, best=True, tail=counts
-    )
+    note = "Percent; the best of each column in bold." if len(analyses) > 1 else "Percent."
+    return f"<p>{note}</p>" + _table(heads + ["detections"], rows, best=True, tail=counts)
 
 
 def _curves(analyses: list[RunAnalysis]) -> str:
@@ -123,6 +122,7 @@ def _counts(analyses: list[RunAnalysis]) -> str:
     return (
         "<p>Above: AP of each picture on its own; box: quartiles and median, whiskers: 5th to 95th percentile, "
         "diamond: mean, dots: pictures. Below: AP of all pictures of a group taken together.</p>"
+        + _run_legend(analyses)
         + _plot(analysis_plots.plot_counts(analyses), "Per-picture AP by number of salient instances")
         + _grouped_table(
             heads,
@@ -180,6 +180,7 @@ def _errors(analyses: list[RunAnalysis]) -> str:
     parts = [
         "<p>The AP that would be gained if one kind of error alone were fixed, and in parentheses how many there are. "
         "Gains do not add up: fixing one kind changes what the others cost.</p>",
+        _run_legend(analyses),
         _plot(analysis_plots.plot_errors(analyses), "AP gained by fixing each kind of error"),
     ]
     for iou in analyses[0].errors:
@@ -199,19 +200,15 @@ def _errors(analyses: list[RunAnalysis]) -> str:
 
 def _gallery(gallery: list[Part]) -> str:
     legend = [(HIT, "hit"), (LOCALISATION, "localisation"), (DUPLICATE, "duplicate"), (BACKGROUND, "background")]
-    chips = "".join(
-        f'<span><span class="chip" style="background: rgb{VERDICT_COLORS[kind]}"></span>{text}</span>'
-        for kind, text in legend
-    )
     parts = [
         "<p>Ranked by the first system's AP on the picture. Detections are coloured by their verdict at IoU 0.50; "
-        "those scored below the system's best F1 score are left out.</p>",
-        f'<div class="legend">{chips}</div>',
+        "those scored below the system's best F1 score are not drawn, and their number is given in parentheses.</p>",
+        _legend([(f"rgb{VERDICT_COLORS[kind]}", text) for kind, text in legend]),
     ]
     for part in gallery:
         parts.append(f"<h3>{escape(part.title)}</h3>")
         for name, panels in part.rows:
-            width = f"calc({100 / max(len(panels), 3):.3f}% - 8px)"
+            width = f"calc({100 / min(max(len(panels), 3), 5):.3f}% - 8px)"  # at most five in a line
             figures = "".join(
                 f'<figure style="max-width: {width}">'
                 f'<img src="{_data_uri("image/jpeg", panel.jpeg)}" alt="{escape(f"{panel.title}: {name}")}">'
@@ -234,6 +231,17 @@ missed instances are no longer asked for.</dd>
 <dt>Detections shown in pictures</dt><dd>Those scored at least as high as the score with the system's best F1 at IoU
 0.50 over all pictures.</dd>
 </dl>"""
+
+
+def _run_legend(analyses: list[RunAnalysis]) -> str:
+    return _legend([(analysis_plots.run_color(position), run.name) for position, run in enumerate(analyses)])
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> str:
+    chips = "".join(
+        f'<span><span class="chip" style="background: {color}"></span>{escape(text)}</span>' for color, text in entries
+    )
+    return f'<div class="legend">{chips}</div>'
 
 
 def _gain(value: float) -> str:
