@@ -211,13 +211,14 @@ def _report_progress(log: Path, descriptor: int, done: threading.Event) -> None:
     shown = None
     while not done.wait(2.0):
         elapsed = int(time.monotonic() - started)
-        if elapsed < 4:
-            continue
-        if shown is None:
+        text = log.read_text(errors="replace").replace("\r", "\n")
+        compiling = "Compiling" in text or "Create cache dir" in text
+        if shown is None and (compiling or elapsed >= 20):
             shown = ""
             message = "Jittor compiles itself for this machine, once: 3 to 6 minutes on two cores ..."
-            os.write(descriptor, f"{message}\n".encode())
-        latest = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()[-1:]
+            waiting = "waiting for Jittor (another process may be compiling it) ..."
+            os.write(descriptor, f"{message if compiling else waiting}\n".encode())
+        latest = text.strip().splitlines()[-1:]
         step = re.match(r"Compiling (\w+)\((\d+)/(\d+)\)", latest[0]) if latest else None
         if step is None:
             continue
