@@ -52,8 +52,8 @@ def overlay(
     """The photograph with every instance tinted, outlined and labelled; the photograph itself is not changed.
 
     masks: bool `[K, height, width]`. boxes: `[K, 4]` (x1, y1, x2, y2), drawn as frames where given, thin ones where
-    there is a mask too. scores: `[K]`, written on the instance where given, and then higher scores lie on top; `labels` replaces the
-    written text. Instance k's colour is `palette[k]`, by default `colors(K)[k]`.
+    there is a mask too. scores: `[K]`, written on the instance where given, and then higher scores lie on top;
+    `labels` replaces the written text. Instance k's colour is `palette[k]`, by default `colors(K)[k]`.
     Raises `ValueError` where the masks do not fit the photograph.
     """
     photo = _as_picture(photo)
