@@ -109,14 +109,14 @@ def parse_image(entry, position: int) -> ImageEntry:
     name = f"image {entry['id']}"
     if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
         raise MalformedEntry(f"{name} has no file_name")
-    width, height = entry.get("width"), entry.get("height")
-    if type(width) is not int or type(height) is not int or width < 1 or height < 1:
+    size = [entry.get("width"), entry.get("height")]
+    if not _numbers(size) or any(side != int(side) or side < 1 for side in size):
         raise MalformedEntry(f"{name} ({entry['file_name']}) has no positive integer width and height")
-    return ImageEntry(entry["id"], entry["file_name"], width, height)
+    return ImageEntry(entry["id"], entry["file_name"], int(size[0]), int(size[1]))
 
 
 def parse_annotation(entry, position: int, images: dict[int, ImageEntry]) -> Instance:
-    """An entry of `annotations`; the shape of a crowd is not looked at, as it is never used. Raises `MalformedEntry`."""
+    """An entry of `annotations`; the shape of a crowd is not looked at, as it is not used. Raises `MalformedEntry`."""
     name = f"annotation number {position}"
     if not isinstance(entry, dict):
         raise MalformedEntry(f"{name} is not a mapping")

@@ -82,7 +82,8 @@ def _check_images(entries: list, report: Report) -> dict[int, ImageEntry]:
             report.problems.append(f"image {image.id} occurs twice ({images[image.id].file_name}, {image.file_name})")
             continue
         if image.file_name in files:
-            report.problems.append(f"images {files[image.file_name]} and {image.id} are the same file {image.file_name}")
+            twin = files[image.file_name]
+            report.problems.append(f"images {twin} and {image.id} are the same file {image.file_name}")
         images[image.id] = image
         files[image.file_name] = image.id
     return images

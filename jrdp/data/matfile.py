@@ -1,7 +1,7 @@
 """Reading MATLAB's .mat files of version 5 to 7 (`save -v6`, `-v7`), so far as instance maps need it.
 
-Numeric and logical arrays, cell arrays and structures; nothing in such a file is code. Written from MathWorks' "MAT-File
-Format" document. Version 7.3 is HDF5 and is refused with advice.
+Numeric and logical arrays, cell arrays and structures; nothing in such a file is code. Written from MathWorks'
+"MAT-File Format" document. Version 7.3 is HDF5 and is refused with advice.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def _annotation(annotation_id: int, image_id: int, mask: np.ndarray) -> dict:
 
 
 def draw_picture(random: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A picture, uint8 `[height, width, 3]` RGB, and the masks bool `[height, width]` of what one sees of each object."""
+    """A picture, uint8 `[height, width, 3]` RGB, and bool masks `[height, width]` of what one sees of each object."""
     count = int(random.choice([1, 2, 3], p=[0.3, 0.45, 0.25]))
     coverages = _place_objects(random, width, height, count)
     pixels = _background(random, width, height)

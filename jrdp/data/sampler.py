@@ -26,7 +26,7 @@ def grouped_batches(order: Sequence[int], groups: Sequence[int], batch_size: int
         for positions in members.values()
         for start in range(0, len(positions), batch_size)
     ]
-    return [[int(order[position]) for position in batch] for batch in sorted(batches)]
+    return [[order[position] for position in batch] for batch in sorted(batches)]
 
 
 def batches_per_epoch(groups: Sequence[int], batch_size: int) -> int:
@@ -39,11 +39,10 @@ def epoch_plan(
 ) -> list[list[tuple[int, bool]]]:
     """The batches of an epoch, each a list of (picture index, whether it is mirrored); a pure function."""
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(groups))
+    order = random.permutation(len(groups)).tolist()
     flips = random.random(len(groups)) < flip_probability
-    return [
-        [(index, bool(flips[index])) for index in batch] for batch in grouped_batches(order.tolist(), groups, batch_size)
-    ]
+    batches = grouped_batches(order, groups, batch_size)
+    return [[(index, bool(flips[index])) for index in batch] for batch in batches]
 
 
 def share_of_rank(batch: list, rank: int, world_size: int) -> list:

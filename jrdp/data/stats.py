@@ -73,7 +73,8 @@ class Statistics:
             for count, number in values["instances_per_picture"]["histogram"].items()
         ))  # fmt: skip
         sizes = values["sizes"]
-        lines.append(f"  small (< 32^2), medium, large (>= 96^2): {sizes['small']}, {sizes['medium']}, {sizes['large']}")
+        shown = ", ".join(str(sizes[key]) for key in ("small", "medium", "large"))
+        lines.append(f"  small (< 32^2), medium, large (>= 96^2): {shown}")
         for key, title in (
             ("area_share_of_picture", "area as a share of the picture"),
             ("box_width_over_height", "box width / height"),

@@ -102,7 +102,7 @@ class _Worker:
 
     def end(self) -> None:
         try:
-            self._process.wait(timeout=3)
+            self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -24,7 +24,7 @@ def annotation(id, image_id, segmentation=None, **changes):
 
 
 class TinySet:
-    """Pictures of the given (width, height), ids 10, 20, ..., each with one square; `data` is the json to be changed."""
+    """Pictures of these (width, height), ids 10, 20, ..., each with one square; `data` is the json to be changed."""
 
     def __init__(self, folder, sizes):
         self.images, self.json = folder / "imgs", folder / "set.json"

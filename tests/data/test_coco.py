@@ -126,6 +126,11 @@ def test_pictures_without_instances_are_left_out_of_training_only(tiny_set, make
     assert len(testing[0].targets) == 0 and testing[0].targets.boxes.shape == (0, 4)
 
 
+def test_sizes_may_be_written_as_floats(tiny_set):
+    tiny_set.data["images"][0].update(width=60.0, height=40.0)
+    assert _load(tiny_set).original_size(0) == (40, 60)
+
+
 def test_order_is_that_of_the_ids_and_category_ids_become_one(tiny_set):
     tiny_set.data["images"].reverse()
     tiny_set.data["categories"] = [{"id": 7, "name": "thing"}]
@@ -156,6 +161,8 @@ BROKEN = {
     "image without a name": (lambda d: d["images"][1].pop("file_name"), "image 20 has no file_name"),
     "image without an id": (lambda d: d["images"][1].pop("id"), "image number 1 has no integer id"),
     "image without a size": (lambda d: d["images"][1].update(width=0), "image 20 .* width and height"),
+    "image of half a pixel": (lambda d: d["images"][1].update(width=40.5), "image 20 .* width and height"),
+    "image of unknown size": (lambda d: d["images"][1].update(width=None), "image 20 .* width and height"),
     "image twice": (lambda d: d["images"].append(d["images"][0]), "image 10 occurs twice"),
     "no segmentation": (_changed(1, segmentation=...), "annotation 2 has no segmentation"),
     "null segmentation": (_changed(1, segmentation=None), "annotation 2 has no segmentation"),
@@ -218,7 +225,10 @@ def test_pictures_that_do_not_fit_the_json(tiny_set):
             dataset.example(index)
 
 
-@pytest.mark.parametrize("name, train, val", [("ecssd", (593, 638), (100, 106)), ("coco_salient", (155, 331), (30, 69))])
+REAL = [("ecssd", (593, 638), (100, 106)), ("coco_salient", (155, 331), (30, 69))]
+
+
+@pytest.mark.parametrize("name, train, val", REAL)
 def test_real_data(shared, name, train, val):
     folder = shared / "data" / name
     if not folder.is_dir():

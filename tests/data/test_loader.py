@@ -245,7 +245,7 @@ def test_scripts_need_no_main_guard(tiny_set, tmp_path, how):
     first, text = (str(script), "") if how == "file" else ("-", _script(3))
     run = subprocess.run(
         [sys.executable, first, images, annotations],
-        input=text, capture_output=True, text=True, timeout=60, env=_environment(),
+        input=text, capture_output=True, text=True, timeout=300, env=_environment(),
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["started", "0", "1", "2", "3", "done"] and not run.stderr
@@ -256,7 +256,7 @@ def test_ctrl_c_ends_cleanly_and_at_once(tiny_set):
         [sys.executable, "-c", _script(-1), *map(str, tiny_set.write())],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(),
     )  # fmt: skip
-    watchdog = threading.Timer(60, process.kill)
+    watchdog = threading.Timer(300, process.kill)
     watchdog.start()
     for line in process.stdout:
         if line.strip() == "5":

@@ -76,7 +76,8 @@ def test_files_that_are_none(tmp_path):
     path = tmp_path / "x.mat"
     with pytest.raises(UserError, match="cannot read"):
         read_mat(path)
-    for content, words in ((b"", "not a .mat"), (b"x" * 300, "not a .mat"), (b"MATLAB 7.3 MAT-file" + b" " * 600, "-v7")):
+    new = b"MATLAB 7.3 MAT-file" + b" " * 600
+    for content, words in ((b"", "not a .mat"), (b"x" * 300, "not a .mat"), (new, "-v7")):
         path.write_bytes(content)
         with pytest.raises(UserError, match=words):
             read_mat(path)

@@ -10,7 +10,8 @@ from jrdp.data.outline import trace
 def _filled(polygons, height, width):
     if not polygons:
         return np.zeros((height, width), np.uint8)
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in polygons], height, width)))
+    parts = [list(map(float, polygon)) for polygon in polygons]
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, height, width)))
 
 
 def _even_odd(polygon, height, width):

@@ -48,15 +48,14 @@ def test_a_set_without_instances(tiny_set, tmp_path):
     values = statistics.as_dict()
     assert values["instances"] == 0 and values["area"] is None and values["instances_per_picture"]["mean"] == 0
     statistics.text()
-    statistics.plot(tmp_path / "empty.png")
+    with pytest.raises(UserError, match="cannot write"):
+        statistics.plot(tmp_path / "none" / "plot.png")
 
 
 def test_plot(tiny_set, tmp_path):
     path = _statistics(tiny_set).plot(tmp_path / "plot.png")
     pixels = np.asarray(Image.open(path).convert("RGB"))
     assert pixels.shape[0] > 500 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
-    with pytest.raises(UserError, match="cannot write"):
-        _statistics(tiny_set).plot(tmp_path / "none" / "plot.png")
 
 
 def test_real_data(shared):
