@@ -56,9 +56,9 @@ def nms_on_device(boxes, scores, iou_threshold: float, kernels: Kernels = KERNEL
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"iou_threshold: expected 0 to 1, got {iou_threshold}")
     if n == 0:
-        return jt.zeros((0,), "int32"), jt.array(np.array([0, -1], np.int32))
-    words = (n + 63) // 64 if jt.flags.use_cuda or kernels.cpu == kernels.cuda else 0
-    scratch = [[n, 5], [n], [(n + 1) * words * 2], [n]] if words else [[1, 5], [1], [1], [1]]
+        return jt.array(np.zeros(0, np.int32)), jt.array(np.array([0, -1], np.int32))
+    words = (n + 63) // 64
+    scratch = [[n, 5], [n], [(n + 1) * words * 2], [n]] if kernels.need_cuda_scratch else [[1, 5], [1], [1], [1]]
     keep, status, *_ = kernels.run(
         _SOURCE,
         [boxes, scores],

@@ -51,6 +51,25 @@ inline __device__ RoiItem roi_item(const RoiLevels& levels, int item) {
     return at;
 }
 
+// The four pixels that a sample reads, as offsets into a map, and their weights.
+struct RoiCorners {
+    int place[4];
+    float weight[4];
+};
+
+inline __device__ RoiCorners roi_corners(const RoiTap& y, const RoiTap& x, int width) {
+    RoiCorners corners;
+    corners.place[0] = y.low * width + x.low;
+    corners.place[1] = y.low * width + x.high;
+    corners.place[2] = y.high * width + x.low;
+    corners.place[3] = y.high * width + x.high;
+    corners.weight[0] = y.low_weight * x.low_weight;
+    corners.weight[1] = y.low_weight * x.high_weight;
+    corners.weight[2] = y.high_weight * x.low_weight;
+    corners.weight[3] = y.high_weight * x.high_weight;
+    return corners;
+}
+
 __global__ void __launch_bounds__(kRoiThreads) roi_forward_kernel(const RoiLevels levels, const float* __restrict__ rois, int items) {
     const int item = blockIdx.x * blockDim.x + threadIdx.x;
     if (item >= items) return;
@@ -58,7 +77,7 @@ __global__ void __launch_bounds__(kRoiThreads) roi_forward_kernel(const RoiLevel
     const RoiLevel level = levels.level[at.level];
     const float* roi = rois + (size_t)at.roi * 5;
     const int live = levels.channels - at.channel < kRoiChannels ? levels.channels - at.channel : kRoiChannels;
-    const size_t area = (size_t)level.height * level.width, bins = (size_t)level.size * level.size;
+    const int area = level.height * level.width, bins = level.size * level.size;
     float sums[kRoiChannels] = {0.0f};
     float share = 0.0f;
     if (roi_is_usable(roi, levels.images)) {
@@ -70,20 +89,19 @@ __global__ void __launch_bounds__(kRoiThreads) roi_forward_kernel(const RoiLevel
             const RoiTap y = roi_tap(roi_sample(rows, at.bin / level.size, sy), level.height);
             for (int sx = 0; sx < columns.grid; sx++) {
                 const RoiTap x = roi_tap(roi_sample(columns, at.bin % level.size, sx), level.width);
-                const float* low = feature + (size_t)y.low * level.width;
-                const float* high = feature + (size_t)y.high * level.width;
+                const RoiCorners at_sample = roi_corners(y, x, level.width);
+                const float* map = feature;
 #pragma unroll
-                for (int c = 0; c < kRoiChannels; c++)
+                for (int c = 0; c < kRoiChannels; c++, map += area)
                     if (c < live)
-                        sums[c] += y.low_weight * (x.low_weight * low[c * area + x.low] + x.high_weight * low[c * area + x.high]) +
-                                   y.high_weight * (x.low_weight * high[c * area + x.low] + x.high_weight * high[c * area + x.high]);
+                        for (int k = 0; k < 4; k++) sums[c] += at_sample.weight[k] * map[at_sample.place[k]];
             }
         }
     }
     float* pooled = level.pooled + ((size_t)at.roi * levels.channels + at.channel) * bins + at.bin;
 #pragma unroll
-    for (int c = 0; c < kRoiChannels; c++)
-        if (c < live) pooled[c * bins] = sums[c] * share;
+    for (int c = 0; c < kRoiChannels; c++, pooled += bins)
+        if (c < live) *pooled = sums[c] * share;
 }
 
 __global__ void __launch_bounds__(kRoiThreads) roi_scatter_kernel(const RoiLevels levels, const float* __restrict__ rois, int items) {
@@ -94,7 +112,7 @@ __global__ void __launch_bounds__(kRoiThreads) roi_scatter_kernel(const RoiLevel
     const float* roi = rois + (size_t)at.roi * 5;
     if (!roi_is_usable(roi, levels.images)) return;
     const int live = levels.channels - at.channel < kRoiChannels ? levels.channels - at.channel : kRoiChannels;
-    const size_t area = (size_t)level.height * level.width, bins = (size_t)level.size * level.size;
+    const int area = level.height * level.width, bins = level.size * level.size;
     const RoiAxis rows = roi_axis(roi[2], roi[4], level.scale, level.size, levels.sampling);
     const RoiAxis columns = roi_axis(roi[1], roi[3], level.scale, level.size, levels.sampling);
     const float share = 1.0f / ((float)rows.grid * (float)columns.grid);
@@ -102,20 +120,18 @@ __global__ void __launch_bounds__(kRoiThreads) roi_scatter_kernel(const RoiLevel
     const float* pooled = level.pooled + ((size_t)at.roi * levels.channels + at.channel) * bins + at.bin;
     float values[kRoiChannels];
 #pragma unroll
-    for (int c = 0; c < kRoiChannels; c++) values[c] = c < live ? pooled[c * bins] * share : 0.0f;
+    for (int c = 0; c < kRoiChannels; c++, pooled += bins) values[c] = c < live ? *pooled * share : 0.0f;
     for (int sy = 0; sy < rows.grid; sy++) {
         const RoiTap y = roi_tap(roi_sample(rows, at.bin / level.size, sy), level.height);
         for (int sx = 0; sx < columns.grid; sx++) {
             const RoiTap x = roi_tap(roi_sample(columns, at.bin % level.size, sx), level.width);
-            const float weights[4] = {y.low_weight * x.low_weight, y.low_weight * x.high_weight,
-                                      y.high_weight * x.low_weight, y.high_weight * x.high_weight};
-            const size_t places[4] = {(size_t)y.low * level.width + x.low, (size_t)y.low * level.width + x.high,
-                                      (size_t)y.high * level.width + x.low, (size_t)y.high * level.width + x.high};
+            const RoiCorners at_sample = roi_corners(y, x, level.width);
             for (int k = 0; k < 4; k++) {
-                if (weights[k] == 0.0f) continue;
+                if (at_sample.weight[k] == 0.0f) continue;
+                float* map = feature + at_sample.place[k];
 #pragma unroll
-                for (int c = 0; c < kRoiChannels; c++)
-                    if (c < live) atomicAdd(feature + c * area + places[k], values[c] * weights[k]);
+                for (int c = 0; c < kRoiChannels; c++, map += area)
+                    if (c < live) atomicAdd(map, values[c] * at_sample.weight[k]);
             }
         }
     }
@@ -140,7 +156,7 @@ __global__ void __launch_bounds__(kRoiThreads) roi_gather_kernel(const RoiLevels
     const int channel = block % groups * kRoiChannels, image = block / groups;
     const int live = levels.channels - channel < kRoiChannels ? levels.channels - channel : kRoiChannels;
     const int y = pixel / level.width, x = pixel % level.width;
-    const size_t bins = (size_t)size * size;
+    const int bins = size * size;
     float sums[kRoiChannels] = {0.0f};
     for (int r = slice; r < levels.rois && pixel < area; r += kRoiSlices) {
         const float* roi = rois + (size_t)r * 5;
@@ -159,9 +175,10 @@ __global__ void __launch_bounds__(kRoiThreads) roi_gather_kernel(const RoiLevels
             for (int column = first_column; column <= last_column; column++) {
                 const float weight = row_weight * roi_pixel_weight(columns, column, x, level.width);
                 if (weight == 0.0f) continue;
+                const float* gradient = pooled + row * size + column;
 #pragma unroll
-                for (int c = 0; c < kRoiChannels; c++)
-                    if (c < live) sums[c] += weight * pooled[c * bins + row * size + column];
+                for (int c = 0; c < kRoiChannels; c++, gradient += bins)
+                    if (c < live) sums[c] += weight * *gradient;
             }
         }
     }

@@ -1,0 +1,57 @@
+"""The operators on a real GPU, through their public faces, against the NumPy reference and the CPU."""
+
+import jittor as jt
+import numpy as np
+import ops_reference as reference
+import pytest
+
+from jrdp.ops import multilevel_roi_align, nms
+
+pytestmark = pytest.mark.skipif(not jt.has_cuda, reason="needs a GPU that Jittor can use")
+
+
+def pool_and_back(features, rois, deterministic, device):
+    with jt.flag_scope(use_cuda=int(device == "cuda")):
+        variables = [jt.array(feature) for feature in features]
+        pooled = multilevel_roi_align(variables, rois, reference.SIZES, reference.SCALES, 2, deterministic)
+        random = np.random.default_rng(1)
+        weights = [random.standard_normal(level.shape).astype(np.float32) for level in pooled]
+        gradients = jt.grad(sum((level * jt.array(weight)).sum() for level, weight in zip(pooled, weights)), variables)
+        return [value.numpy() for value in [*pooled, *gradients]]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_roi_align_equals_reference_and_cpu(deterministic):
+    random = np.random.default_rng(0)
+    features = [random.standard_normal((2, 20, *shape)).astype(np.float32) for shape in reference.MAPS]
+    rois = np.concatenate([reference.random_rois(random, 100, 2), reference.EDGE_ROIS])
+    on_gpu = pool_and_back(features, rois, deterministic, "cuda")
+    on_cpu = pool_and_back(features, rois, deterministic, "cpu")
+    for gpu, cpu in zip(on_gpu, on_cpu):
+        np.testing.assert_allclose(gpu, cpu, rtol=0, atol=2e-5 * max(np.abs(cpu).max(), 1))
+    for level, feature in enumerate(features):
+        expected = reference.roi_align_forward(feature, rois, reference.SIZES[level], reference.SCALES[level], 2)
+        np.testing.assert_allclose(on_gpu[level], expected, rtol=0, atol=1e-4)
+
+
+def test_roi_align_gradient_is_deterministic():
+    random = np.random.default_rng(2)
+    features = [random.standard_normal((2, 128, *shape)).astype(np.float32) for shape in reference.MAPS]
+    rois = reference.random_rois(random, 100, 2)
+    first = pool_and_back(features, rois, True, "cuda")
+    for _ in range(3):
+        again = pool_and_back(features, rois, True, "cuda")
+        assert all(np.array_equal(a, b) for a, b in zip(first, again))
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 1000, 5000])
+def test_nms_equals_cpu(count):
+    random = np.random.default_rng(count)
+    low = random.integers(0, 200, (count, 2))
+    boxes = np.concatenate([low, low + random.integers(0, 60, (count, 2))], axis=1).astype(np.float32)
+    scores = (random.integers(0, max(count // 4, 2), count) / max(count, 1)).astype(np.float32)
+    for threshold in (0.5, 0.6, 0.8):
+        with jt.flag_scope(use_cuda=1):
+            on_gpu = nms(boxes, scores, threshold)
+        with jt.flag_scope(use_cuda=0):
+            np.testing.assert_array_equal(on_gpu, nms(boxes, scores, threshold))

@@ -1,0 +1,100 @@
+"""Pasting masks into pictures, as masks and as COCO's run lengths."""
+
+import json
+
+import numpy as np
+import ops_reference as reference
+import pytest
+from pycocotools import mask as coco_mask
+
+from jrdp.ops import paste_mask_rle, paste_masks
+
+BOXES = np.array(
+    [
+        [10, 12, 60, 50],
+        [-20.5, -13.2, 30.7, 20.1],
+        [50, 30, 120, 90],
+        [-30, -30, 200, 200],
+        [40, 20, 40, 20],
+        [40.4, 20, 40.9, 55],
+        [200, 200, 250, 260],
+        [-90, -90, -50, -50],
+        [79, 59, 79, 59],
+        [30, 40, 10, 20],
+        [0, 0, 79, 59],
+    ],
+    np.float32,
+)
+
+
+def smooth_masks(random, count, size):
+    coarse = random.random((count, 4, 4))
+    near = np.minimum(np.arange(size) * 4 // size, 3)
+    return (0.8 * coarse[:, near][:, :, near] + 0.2 * random.random((count, size, size))).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [14, 28, 32])
+def test_equals_the_released_code(golden, size):
+    with np.load(golden / "ops.npz") as numbers:
+        height, width = (int(value) for value in numbers["paste/im_hw"])
+        masks = paste_masks(numbers[f"paste/M{size}/prob"], numbers["paste/boxes"], height, width)
+        expected = numbers[f"paste/M{size}/mask"]
+    assert masks.dtype == bool
+    assert expected.any()
+    np.testing.assert_array_equal(masks, expected.astype(bool))
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_equals_the_reference(size):
+    probabilities = smooth_masks(np.random.default_rng(size), len(BOXES), size)
+    masks = paste_masks(probabilities, BOXES, 60, 80)
+    for mask, probability, box in zip(masks, probabilities, BOXES):
+        expected = reference.paste_probability(probability, box, 60, 80)
+        clear = np.abs(expected - 0.5) > 1e-5  # float32 may decide otherwise nearer to the threshold
+        np.testing.assert_array_equal(mask[clear], (expected > 0.5)[clear])
+        assert clear.mean() > 0.99
+
+
+def test_box_without_its_border_would_be_noticed():
+    probabilities = smooth_masks(np.random.default_rng(0), 1, 32)
+    mask = paste_masks(probabilities, BOXES[:1], 60, 80)[0]
+    assert (mask != (reference.paste_probability(probabilities[0], BOXES[0] + 1, 60, 80) > 0.5)).sum() > 10
+
+
+def test_threshold_is_strict_and_free():
+    probabilities = np.full((1, 32, 32), 0.5, np.float32)
+    assert not paste_masks(probabilities, BOXES[:1], 60, 80).any()
+    assert paste_masks(probabilities, BOXES[:1], 60, 80, threshold=0.49).any()
+
+
+@pytest.mark.parametrize("height, width", [(60, 80), (1, 1), (400, 3)])
+def test_rle_holds_the_same_masks(height, width):
+    probabilities = smooth_masks(np.random.default_rng(3), len(BOXES), 32)
+    masks = paste_masks(probabilities, BOXES, height, width)
+    encoded = paste_mask_rle(probabilities, BOXES, height, width)
+    assert json.loads(json.dumps(encoded)) == encoded
+    for mask, rle in zip(masks, encoded):
+        expected = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert rle == {"size": [height, width], "counts": expected["counts"].decode()}
+
+
+def test_zero_masks():
+    nothing = np.zeros((0, 32, 32), np.float32), np.zeros((0, 4), np.float32)
+    assert paste_masks(*nothing, 60, 80).shape == (0, 60, 80)
+    assert paste_mask_rle(*nothing, 60, 80) == []
+
+
+@pytest.mark.parametrize("paste", [paste_masks, paste_mask_rle])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"probabilities": np.zeros((2, 3, 4))}, r"probabilities: expected \[K, M, M\], got \[2, 3, 4\]"),
+        ({"boxes": np.zeros((3, 4))}, r"boxes: expected \[2, 4\], got \[3, 4\]"),
+        ({"boxes": [[0, 0, 1, 1], [0, 0, np.nan, 1]]}, "boxes: box 1 is not finite"),
+        ({"height": 0}, "height, width: must be at least 1, got 0 x 80"),
+    ],
+)
+def test_bad_arguments(paste, changes, message):
+    arguments = {"probabilities": np.zeros((2, 4, 4)), "boxes": np.zeros((2, 4)), "height": 60, "width": 80, **changes}
+    with pytest.raises(ValueError, match=message):
+        paste(**arguments)
