@@ -13,7 +13,10 @@ from jrdp.fast.operators import ConvShape
 
 GROUPS, EPS = 32, 1e-5  # of every group norm of the network
 MAX_LAYOUTS = 2  # packed copies of one layer's weights: small and large pictures can want different ones
-WINOGRAD_TILES = 24  # 4x4 output tiles from which Winograd's fewer multiplications outweigh reading larger weights
+# Winograd pays from so many 4x4 output tiles, where fewer multiplications outweigh reading four times the weights,
+# and for so many weights, where they still fit into the last cache.
+WINOGRAD_TILES = 12
+WINOGRAD_CHANNELS = 2**17  # input times output channels
 
 
 class Convolution:
@@ -40,12 +43,15 @@ class Convolution:
             and (self.kernel, stride, groups) == (3, 1, 1)
             and self.in_channels % 16 == 0
             and self.out_channels % 32 == 0
+            and self.in_channels * self.out_channels <= WINOGRAD_CHANNELS
         )
         self._packed: OrderedDict[int, jt.Var] = OrderedDict()
 
     def __call__(self, x: jt.Var, relu: bool = False, add: jt.Var | None = None) -> jt.Var:
         """`[N, H, W, C]` -> `[N, OH, OW, O]`; `add` is added before the ReLU (see `operators.convolution`)."""
-        n, h, w, _ = x.shape
+        n, h, w, channels = x.shape
+        if channels != self.in_channels:
+            raise ValueError(f"this convolution takes {self.in_channels} channels, not {channels}")
         if self.winograd and add is None and n * -(-h // 4) * -(-w // 4) >= WINOGRAD_TILES:
             return operators.winograd(x, self._winograd_weights(), self.bias, relu)
         shape = ConvShape(

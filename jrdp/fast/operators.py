@@ -137,6 +137,9 @@ def convolution(shape: ConvShape, x: jt.Var, packed: jt.Var, bias: jt.Var, adden
     if addend is None:
         return _convolution(shape, _RUN, out_shape, [x, packed, bias, x])
     kind = _SAME_SIZE if tuple(addend.shape) == out_shape else _HALF_SIZE
+    half = (shape.n, (out_shape[1] + 1) // 2, (out_shape[2] + 1) // 2, shape.out_channels)
+    if kind == _HALF_SIZE and tuple(addend.shape) != half:
+        raise ValueError(f"cannot add {list(addend.shape)} to {list(out_shape)}: neither that size nor half of it")
     return _convolution(shape, _RUN, out_shape, [x, packed, bias, addend], kind)
 
 

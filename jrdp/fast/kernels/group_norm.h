@@ -74,14 +74,14 @@ inline void group_norm(const float* in, const float* weight, const float* bias, 
     std::vector<Moments> moments((size_t)n * parts * groups);
 #pragma omp parallel
     {
-        std::vector<float> first(channels), second(channels), third(channels);
+        std::vector<float> first(channels), second(channels), third(channels), offset(channels);
 #pragma omp for collapse(2)
         for (int i = 0; i < n; i++)
             for (int part = 0; part < parts; part++)
                 group_moments(in + (int64_t)i * pixels * channels, (int)((int64_t)pixels * part / parts),
                               (int)((int64_t)pixels * (part + 1) / parts), channels, groups,
                               &moments[((size_t)i * parts + part) * groups], first.data(), second.data(), third.data());
-        float *scale = first.data(), *shift = second.data();
+        float *scale = first.data(), *shift = second.data(), *add = offset.data();
 #pragma omp for collapse(2)
         for (int i = 0; i < n; i++)
             for (int part = 0; part < parts; part++) {
@@ -96,6 +96,8 @@ inline void group_norm(const float* in, const float* weight, const float* bias, 
                         const int c = g * width + k;
                         scale[c] = (float)(weight[c] * factor);
                         shift[c] = (float)whole.mean;
+                        // What rounding took from the mean: much, where the spread is small against it.
+                        add[c] = (float)(bias[c] - (whole.mean - (double)shift[c]) * factor * weight[c]);
                     }
                 }
                 const int begin = (int)((int64_t)pixels * part / parts), end = (int)((int64_t)pixels * (part + 1) / parts);
@@ -104,9 +106,9 @@ inline void group_norm(const float* in, const float* weight, const float* bias, 
                     float* y = out + ((int64_t)i * pixels + p) * channels;
                     // The mean comes off first: x * scale - mean * scale would lose what x - mean keeps.
                     if (relu)
-                        for (int c = 0; c < channels; c++) y[c] = std::max(0.f, (x[c] - shift[c]) * scale[c] + bias[c]);
+                        for (int c = 0; c < channels; c++) y[c] = std::max(0.f, (x[c] - shift[c]) * scale[c] + add[c]);
                     else
-                        for (int c = 0; c < channels; c++) y[c] = (x[c] - shift[c]) * scale[c] + bias[c];
+                        for (int c = 0; c < channels; c++) y[c] = (x[c] - shift[c]) * scale[c] + add[c];
                 }
             }
     }

@@ -23,7 +23,7 @@ struct Samples {
             float at = start + (i / sampling) * bin + (i % sampling + 0.5f) * bin / sampling;
             const bool counts = at >= -1.f && at <= (float)limit;
             at = std::max(at, 0.f);
-            int l = (int)std::min(at, (float)limit);
+            int l = std::max(0, (int)std::min(at, (float)limit));
             if (l >= limit - 1) {
                 l = limit - 1;
                 at = (float)l;
@@ -40,7 +40,8 @@ struct Samples {
 inline void roi_align(const float* features, int n, int h, int w, int channels, const float* rois, int count,
                       const float* coarse, int coarse_size, float scale, int sampling, int size, float* out) {
     for (int r = 0; r < count; r++)
-        if (!(rois[r * 5] >= 0 && rois[r * 5] < n)) throw std::runtime_error("a RoI names an image outside the batch");
+        if ((int)rois[r * 5] < 0 || (int)rois[r * 5] >= n)  // as an integer: -Ofast cannot tell a NaN from a number
+            throw std::runtime_error("a RoI names an image outside the batch");
     const float share = 1.f / (sampling * sampling);
 #pragma omp parallel
     {

@@ -13,11 +13,15 @@
 
 namespace jrdp_fast {
 
+#ifndef JRDP_LANES  // floats in a vector register; tests set it to run either arrangement on any processor
 #ifdef __AVX512F__
-const int kLanes = 16, kRows = 12;  // the product keeps kRows x 2 vectors in registers
+#define JRDP_LANES 16
 #else
-const int kLanes = 8, kRows = 6;
+#define JRDP_LANES 8
 #endif
+#endif
+const int kLanes = JRDP_LANES;
+const int kRows = kLanes == 16 ? 12 : 6;  // the product keeps kRows x 2 vectors in registers, of 32 or 16
 const int kColumns = 2 * kLanes;
 const int kPoints = 36;
 
