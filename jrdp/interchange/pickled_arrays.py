@@ -153,6 +153,9 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
         budget.take(len(text))
         return text.encode("latin-1")
 
+    def no_bytes() -> bytes:
+        return b""
+
     def scalar(dtype: PickledDtype, data: Any) -> Any:
         return _array(budget, (), dtype, "C", data.encode("latin-1") if isinstance(data, str) else data).item()
 
@@ -182,6 +185,7 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
         ("collections", "OrderedDict"): ordered_dict,
         ("collections", "Counter"): counter,
         ("_codecs", "encode"): encode,
+        ("__builtin__", "bytes"): no_bytes,  # how protocols 0 to 2 write empty data; it takes no argument
         ("numpy", "dtype"): lambda code, *_: PickledDtype(code),
         ("torch", "Size"): size,
         ("torch", "device"): lambda *_: None,
@@ -192,6 +196,7 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
         ("torch._utils", "_rebuild_parameter_with_state"): first,
         ("torch._tensor", "_rebuild_from_type_v2"): from_type,
         ("jittor", "Var"): first,
+        ("jittor", "jittor_core.Var"): first,
         ("jittor_core", "Var"): first,
     }
     for core in ("numpy.core", "numpy._core"):

@@ -91,12 +91,13 @@ def _read(path: Path) -> WeightFile:
     if start[:4] == b"PK\x03\x04":
         return _unwrap(read_zip(path), "pytorch")
     data = path.read_bytes()
+    # Before the pickles: a header's length may begin with any byte, but a pickle never reads as such a length.
+    if header_length(data) is not None:
+        return _from_safetensors(*read_safetensors(data))
     if start[:1] in (b"\x80", b"(", b"}") or is_jittor(data):
         if start.find(MAGIC_NUMBER.to_bytes(10, "little")) in range(2, 32):
             return _unwrap(read_legacy(data), "pytorch legacy")
         return _unwrap(read_pickle(data), "jittor" if is_jittor(data) else "pickle")
-    if header_length(data) is not None:
-        return _from_safetensors(*read_safetensors(data))
     raise FormatError(_what_else(start))
 
 
@@ -112,7 +113,7 @@ def _what_else(start: bytes) -> str:
 
 
 def _from_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> WeightFile:
-    file = _named(tensors, "safetensors")
+    file = named(tensors, "safetensors")
     if "jrdp" in header:
         try:
             native = json.loads(header["jrdp"])
@@ -149,7 +150,7 @@ def _unwrap(value: Any, form: str) -> WeightFile:
     while all(name.startswith("module.") for name in tensors):
         tensors = {name[len("module.") :]: tensor for name, tensor in tensors.items()}
         prefix += "module."
-    file = _named(tensors, form)
+    file = named(tensors, form)
     file.wrapped, file.prefix = inner is not None, prefix
     if inner is not None:
         known = {key, "optimizer", "scheduler", "iteration", "jrdp"}
@@ -167,7 +168,7 @@ def _unwrap(value: Any, form: str) -> WeightFile:
     return file
 
 
-def _named(tensors: dict[str, Tensor], form: str) -> WeightFile:
+def named(tensors: dict[str, Tensor], form: str) -> WeightFile:
     """Rename an ImageNet backbone's tensors; take others as they are."""
     naming = backbones.naming(tensors)
     if naming == backbones.TORCHVISION:

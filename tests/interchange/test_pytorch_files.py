@@ -199,6 +199,16 @@ def test_safetensors_keep_the_header(tmp_path):
     assert interchange.read(tmp_path / "x.safetensors").metadata["config"] == {"a": [1, 2]}
 
 
+def test_safetensors_are_known_whatever_their_header_length(tmp_path):
+    """The length's first byte may look like the start of a pickle or of another format."""
+    first_bytes = set()
+    for size in range(0, 2048, 8):
+        interchange.write(tmp_path / "x.safetensors", WeightFile({"x" * (size + 1): np.ones(1, np.float32)}))
+        first_bytes.add((tmp_path / "x.safetensors").read_bytes()[0])
+        assert interchange.read(tmp_path / "x.safetensors").format == "safetensors"
+    assert {0x80, ord("(")} <= first_bytes
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_, "bfloat16"])
 def test_safetensors_agree_with_the_library(dtype, tmp_path):
     safetensors_numpy = pytest.importorskip("safetensors.numpy")

@@ -1,0 +1,154 @@
+"""`jrdp convert` as a function: files in, files out, strictly."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jrdp import interchange
+from jrdp.config import Config, parse_config
+from jrdp.errors import UserError
+from jrdp.interchange import BFloat16, WeightFile, to_pytorch
+from jrdp.interchange.layout import LAST_SCALE, network_layout
+from jrdp.interchange.training import TrainingState
+
+
+@pytest.fixture(scope="module")
+def checkpoint(seeded, tmp_path_factory):
+    """A released-style training checkpoint: legacy format, "module." prefix, momentum, iteration."""
+    tensors = seeded("r50")
+    trainable = [entry for entry in network_layout("r50") if entry.trainable]
+    rng = np.random.default_rng(0)
+    momentum = {
+        entry.name: rng.standard_normal(entry.shape, dtype=np.float32) for entry in trainable if entry.name != LAST_SCALE
+    }
+    optimizer, scheduler = to_pytorch(TrainingState(momentum, 300), [entry.name for entry in trainable])
+    path = tmp_path_factory.mktemp("convert") / "released.pth"
+    named = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    interchange.write(path, WeightFile(named, optimizer=optimizer, scheduler=scheduler, iteration=300), legacy=True)
+    return path, tensors, momentum
+
+
+@pytest.fixture(scope="module")
+def native(checkpoint):
+    """The released-style checkpoint converted: RUN/last.safetensors and its training state."""
+    path = checkpoint[0].parent / "run" / "last.safetensors"
+    path.parent.mkdir()
+    report = str(interchange.convert(checkpoint[0], path))
+    assert "380 tensors, 0 left out" in report and "iteration 300 is in last.state-300.safetensors" in report
+    return path
+
+
+def test_a_run_becomes_native(checkpoint, native):
+    _, tensors, momentum = checkpoint
+    assert sorted(path.name for path in native.parent.iterdir()) == ["last.safetensors", "last.state-300.safetensors"]
+    file = interchange.read(native)
+    assert file.iteration == 300 and file.metadata["state"] == "last.state-300.safetensors"
+    assert all(file.tensors[name].tobytes() == tensor.tobytes() for name, tensor in tensors.items())
+    assert parse_config(file.metadata["config"], "here") == Config()
+    assert file.metadata["preprocessing"]["stride_in_1x1"] is True
+    state = interchange.read(native.parent / "last.state-300.safetensors")
+    assert state.iteration == 300 and list(state.tensors) == list(momentum)
+    assert all(np.array_equal(state.tensors[name], buffer) for name, buffer in momentum.items())
+
+
+def test_a_native_run_goes_back(checkpoint, native, tmp_path):
+    path, tensors, _ = checkpoint
+    for legacy in (False, True):
+        interchange.convert(native, tmp_path / "back.pth", legacy=legacy)
+        first, back = interchange.read(path), interchange.read(tmp_path / "back.pth")
+        assert list(back.tensors) == list(tensors) and back.prefix == "" and back.iteration == 300
+        assert all(back.tensors[name].tobytes() == tensor.tobytes() for name, tensor in tensors.items())
+        assert back.scheduler["last_epoch"] == 300
+        for ours, theirs in zip(back.optimizer["param_groups"], first.optimizer["param_groups"]):
+            assert ours.keys() == theirs.keys() and ours["params"] == theirs["params"]
+            assert ours["lr"] == pytest.approx(theirs["lr"]) and ours["weight_decay"] == theirs["weight_decay"]
+        for index, entry in first.optimizer["state"].items():
+            assert np.array_equal(back.optimizer["state"][index]["momentum_buffer"], entry["momentum_buffer"])
+
+
+def test_the_engine_resumes_from_a_converted_run(checkpoint, native):
+    load_training_state = pytest.importorskip("jrdp.engine.checkpoint").load_training_state
+    _, tensors, momentum = checkpoint
+    state = load_training_state(native)
+    assert state.iteration == 300 and state.config == Config()
+    assert set(state.tensors) == set(tensors) and set(state.momentum) == set(momentum)
+    assert all(np.array_equal(state.momentum[name], buffer) for name, buffer in momentum.items())
+
+
+def test_a_lost_training_state_is_an_error(native, tmp_path):
+    (tmp_path / "last.safetensors").symlink_to(native)
+    with pytest.raises(UserError, match="state-300.safetensors, which is missing"):
+        interchange.convert(tmp_path / "last.safetensors", tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_momentum_that_does_not_fit_leaves_nothing(tmp_path):
+    entries = network_layout("r50")
+    optimizer, scheduler = to_pytorch(TrainingState({}, 300), [entry.name for entry in entries if entry.trainable][:-1])
+    tensors = {entry.name: np.zeros(entry.shape, np.float16) for entry in entries}
+    interchange.write(tmp_path / "bad.pth", WeightFile(tensors, optimizer=optimizer, scheduler=scheduler, iteration=300))
+    with pytest.raises(UserError, match="trainable ones"):
+        interchange.convert(tmp_path / "bad.pth", tmp_path / "x.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
+
+
+def test_types_survive_and_the_table_tells_all(tmp_path):
+    layout = network_layout("r50")
+    tensors = {entry.name: np.zeros(entry.shape, np.float16) for entry in layout}
+    tensors["rpn.head.cls_logits.bias"] = BFloat16(np.array([0x4049], np.uint16))
+    tensors["backbone.body.stem.bn1.num_batches_tracked"] = np.asarray(1, np.int64)
+    interchange.write(tmp_path / "a.pth", WeightFile(tensors))
+    report = interchange.convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    lines = str(report).splitlines()
+    assert len(lines) == 1 + len(tensors) + 1
+    counter = next(line for line in lines if "num_batches_tracked" in line)
+    assert "left out: a counter" in counter and " - " in counter
+    assert "ResNet-50, regularized pyramid (1x1_3x3 fusion), 128-channel head, multi_level mask head" in lines[-1]
+    interchange.convert(tmp_path / "b.safetensors", tmp_path / "c.pth")
+    final = interchange.read(tmp_path / "c.pth").tensors
+    assert final["rpn.head.cls_logits.bias"].bits.tolist() == [0x4049]
+    assert all(final[entry.name].dtype == np.float16 for entry in layout if entry.name != "rpn.head.cls_logits.bias")
+    report = interchange.convert(tmp_path / "c.pth", tmp_path / "d.pkl")
+    assert any("bfloat16 is stored as float32" in note for note in report.notes)
+    assert interchange.read(tmp_path / "d.pkl").tensors["rpn.head.cls_logits.bias"].tolist() == [3.140625]
+
+
+def test_variants_are_inferred_and_stored(tmp_path):
+    entries = network_layout("r50", "dense", "p3-p5", "3x3", 64, "single_level")
+    tensors = {entry.name: np.zeros(entry.shape, np.float16) for entry in entries}
+    interchange.write(tmp_path / "a.pth", WeightFile(tensors))
+    interchange.convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    model = parse_config(interchange.read(tmp_path / "b.safetensors").metadata["config"], "here").model
+    assert (model.pyramid.enhancement, model.pyramid.levels, model.pyramid.fusion) == ("dense", "p3-p5", "3x3")
+    assert (model.fcos.channels, model.mask.head) == (64, "single_level")
+    tensors["backbone.fpn.bifpn.0.weight"] = np.zeros(3, np.float32)  # a pyramid without a table: taken as it is
+    interchange.write(tmp_path / "c.pth", WeightFile({k: v for k, v in tensors.items() if "refine" not in k}))
+    interchange.convert(tmp_path / "c.pth", tmp_path / "d.pth")
+    assert "backbone.fpn.bifpn.0.weight" in interchange.read(tmp_path / "d.pth").tensors
+
+
+def test_what_cannot_be_converted(checkpoint, tmp_path):
+    path, tensors, _ = checkpoint
+    with pytest.raises(UserError, match="suffix"):
+        interchange.convert(path, tmp_path / "x.onnx")
+    with pytest.raises(UserError, match="No such file"):
+        interchange.convert(tmp_path / "absent.pth", tmp_path / "x.pth")
+    interchange.write(tmp_path / "other.pth", WeightFile({"encoder.weight": np.zeros(3, np.float32)}))
+    with pytest.raises(UserError, match="no checkpoint of RDPNet .* encoder.weight"):
+        interchange.convert(tmp_path / "other.pth", tmp_path / "x.pth")
+    partial = dict(list(tensors.items())[:-1])
+    interchange.write(tmp_path / "partial.pth", WeightFile(partial))
+    with pytest.raises(UserError, match="1 missing .roi_heads.mask.predictor.mask_fcn_logits.bias"):
+        interchange.convert(tmp_path / "partial.pth", tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_the_header_in_a_pth_survives(tmp_path):
+    entries = network_layout("r50")
+    header = {"config": Config().model_dump(mode="json"), "preprocessing": {"channel_order": "bgr"}, "iteration": 5}
+    tensors = {entry.name: np.zeros(entry.shape, np.float16) for entry in entries}
+    interchange.write(tmp_path / "a.safetensors", WeightFile(tensors, metadata=header, iteration=5))
+    interchange.convert(tmp_path / "a.safetensors", tmp_path / "b.pth")
+    file = interchange.read(tmp_path / "b.pth")
+    assert file.metadata == json.loads(json.dumps(header)) and file.iteration == 5 and file.others == []
