@@ -8,6 +8,7 @@ listed in the result, `start()` raises it, and `jrdp doctor` explains it.
 from __future__ import annotations
 
 import contextlib
+import importlib.abc
 import importlib.util
 import json
 import os
@@ -30,7 +31,7 @@ from jrdp.toolkit.cache import cache_root, fingerprint
 from jrdp.toolkit.cuda import CudaChoice, choose_cuda
 from jrdp.toolkit.onednn import OneDnn, prepare_onednn
 from jrdp.toolkit.python_headers import config_script, missing_headers
-from jrdp.toolkit.source import installed_site, stable_copy
+from jrdp.toolkit.source import installed_site, kernel_python, stable_copy
 
 JITTOR_RELEASE = "1.3.11"
 
@@ -119,7 +120,7 @@ def _forget() -> None:
 
 
 def _prepare_source() -> Optional[Path]:
-    """Let `import jittor` find the stable copy; None when Jittor is missing or another release."""
+    """Let `import jittor` find the stable copy; without a supported Jittor, what is installed or None."""
     site = installed_site()
     release = _version("jittor")
     if site is None or release is None or not _is_supported(release):
@@ -128,14 +129,43 @@ def _prepare_source() -> Optional[Path]:
     if str(copy) in sys.path:
         sys.path.remove(str(copy))
     sys.path.insert(0, str(copy))
+    sys.meta_path.insert(0, _JittorFinder(kernel_python(copy)))
     return copy
+
+
+class _JittorFinder(importlib.abc.MetaPathFinder):
+    """Adds two things to the first import of Jittor, by whomever: a stable interpreter for kernels, and our signals."""
+
+    def __init__(self, python: Path):
+        self._python = python
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "jittor":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_adjust(module) -> None:
+            execute(module)
+            module.flags.python_path = str(self._python)
+            _take_signals_back()
+
+        spec.loader.exec_module = execute_and_adjust
+        return spec
+
+
+def _take_signals_back() -> None:
+    """Give Ctrl-C and the end of child processes back to Python: Jittor ends the process on either."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def start(device: str = "auto", seed: Optional[int] = None) -> str:
     """Import Jittor, choose the device ("auto", "cpu", "cuda") and seed it; returns "cpu" or "cuda".
 
-    Also gives Ctrl-C and the end of child processes back to Python: Jittor ends the process on either. Its messages are
-    kept quiet unless JRDP_VERBOSE is set. Raises `UserError` when Jittor cannot run here or `device` cannot be had.
+    Jittor's messages are kept quiet unless JRDP_VERBOSE is set. Raises `UserError` when Jittor cannot run here or `device` cannot be had.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
@@ -155,9 +185,7 @@ def start(device: str = "auto", seed: Optional[int] = None) -> str:
             import jittor  # noqa: F401
     import jittor as jt
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _take_signals_back()
     if not verbose:
         jt.flags.log_silent = 1
     if device == "cuda" and not jt.has_cuda:

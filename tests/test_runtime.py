@@ -228,3 +228,28 @@ def test_the_progress_of_a_first_compile_is_reported(tmp_path, capfd, monkeypatc
     runtime._report_progress(tmp_path / "log", 2, Clock())
     lines = capfd.readouterr().err.splitlines()
     assert "once" in lines[0] and len(lines) == 6 and lines[-1].strip() == "Jittor's core: 10 of 10 files after 50 s"
+
+
+def test_whoever_imports_jittor_gets_stable_kernels_and_pythons_signals(tmp_path):
+    """Not only `start`: `import jittor` after `import jrdp` too. A pretend Jittor stands in."""
+    code = """
+import importlib.util, signal, sys
+from pathlib import Path
+from jrdp.toolkit import source
+site = Path("site")
+for package in source.PACKAGES:
+    (site / package).mkdir(parents=True)
+    (site / package / "__init__.py").write_text("")
+(site / "jittor" / "__init__.py").write_text(
+    "import signal, types; flags = types.SimpleNamespace(python_path='venv/python'); signal.signal(signal.SIGINT, signal.SIG_IGN)"
+)
+sys.path.insert(0, str(site.absolute()))
+import jrdp, jittor
+assert Path(jittor.__file__).parent.parent.parent == Path.home() / ".cache/jittor/jrdp", jittor.__file__
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+print(jittor.flags.python_path)
+"""
+    script = _fresh(code, tmp_path)
+    assert Path(script).parent == tmp_path / ".cache" / "jittor" / "jrdp"
+    told = subprocess.run([script, "-c", "import jittor_utils; print(jittor_utils.__file__)"], capture_output=True, text=True)
+    assert told.stdout.startswith(str(tmp_path / ".cache" / "jittor" / "jrdp" / "jittor-1.3.11.0-")), told.stderr

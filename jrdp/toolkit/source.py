@@ -12,11 +12,13 @@ import hashlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Optional
 
-from jrdp.toolkit.cache import build_folder, own_folder, replace_file
+from jrdp.toolkit.cache import build_folder, fingerprint, own_folder, replace_file
 
 PACKAGES = ("jittor", "jittor_utils")
 
@@ -36,6 +38,21 @@ def stable_copy(site: Path, version: str) -> Path:
         return site
     target = own_folder() / f"jittor-{version}-{_digest(site)}"
     return build_folder(target, lambda new: _copy(site, new))
+
+
+def kernel_python(copy: Path) -> Path:
+    """A script that runs this Python's base interpreter with the stable copy on its path.
+
+    Jittor compiles each CPU kernel through a Python program of its own, and the interpreter's path is part of what it
+    compares to decide whether a kernel is up to date: with the interpreter of a virtual environment, every environment
+    would compile all kernels again.
+    """
+    base = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    folder, program = shlex.quote(str(copy)), shlex.quote(base)
+    text = f'#!/bin/sh\nPYTHONPATH={folder}${{PYTHONPATH:+:$PYTHONPATH}} exec {program} "$@"\n'
+    script = own_folder() / f"python-{fingerprint(text)}"
+    replace_file(script, text, executable=True)
+    return script
 
 
 def _copy(site: Path, folder: Path) -> None:
