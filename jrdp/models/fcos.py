@@ -21,7 +21,7 @@ from jrdp.models.layers import Conv, GroupNorm, Stages, keep, small_normal
 
 PRIOR = 0.01  # what the untrained head answers everywhere (focal loss, Lin et al., 2017)
 FOCAL_ALPHA = 0.25
-SMALLEST_FLOAT = float(np.finfo(np.float32).tiny)
+LOG_SMALLEST_FLOAT = math.log(np.finfo(np.float32).tiny)
 
 
 class HeadOutput(NamedTuple):
@@ -123,21 +123,26 @@ def total(x: jt.Var) -> jt.Var:
 
 
 class _SigmoidFocalLoss(jt.Function):
-    """The released CUDA kernel's formulas for gamma = 2, value and gradient, which stay finite for any logit."""
+    """The released CUDA kernel's formulas for gamma = 2, value and gradient, which stay finite for any logit.
+
+    There log(p) is taken of p no smaller than the smallest normal float. Here it comes from the logit, because Jittor's
+    sigmoid itself ends at 1e-13.
+    """
 
     def execute(self, logits: jt.Var, positive: jt.Var) -> jt.Var:
-        p = jt.sigmoid(logits)
-        log_p = jt.log(jt.maximum(p, SMALLEST_FLOAT))
-        log_not_p = -(jt.maximum(logits, 0.0) + jt.log(1.0 + jt.exp(-jt.abs(logits))))
-        self.saved = positive, p, log_p, log_not_p
-        loss_positive = (1.0 - p) * (1.0 - p) * log_p
+        p, not_p = jt.sigmoid(logits), jt.sigmoid(-logits)
+        rest = jt.log(1.0 + jt.exp(-jt.abs(logits)))
+        log_p = jt.maximum(jt.minimum(logits, 0.0) - rest, LOG_SMALLEST_FLOAT)
+        log_not_p = -jt.maximum(logits, 0.0) - rest
+        self.saved = positive, p, not_p, log_p, log_not_p
+        loss_positive = not_p * not_p * log_p
         loss_negative = p * p * log_not_p
         return -FOCAL_ALPHA * positive * loss_positive - (1.0 - FOCAL_ALPHA) * (1.0 - positive) * loss_negative
 
     def grad(self, grad_loss: jt.Var):
-        positive, p, log_p, log_not_p = self.saved
-        grad_positive = (1.0 - p) * (1.0 - p) * (1.0 - p - 2.0 * p * log_p)
-        grad_negative = p * p * (2.0 * (1.0 - p) * log_not_p - p)
+        positive, p, not_p, log_p, log_not_p = self.saved
+        grad_positive = not_p * not_p * (not_p - 2.0 * p * log_p)
+        grad_negative = p * p * (2.0 * not_p * log_not_p - p)
         grad = -FOCAL_ALPHA * positive * grad_positive - (1.0 - FOCAL_ALPHA) * (1.0 - positive) * grad_negative
         return grad_loss * grad, None
 

@@ -1,0 +1,103 @@
+"""The layers against NumPy in float64 and the released numbers."""
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jrdp.config import ModelConfig
+from jrdp.models.fpn import FPN
+from jrdp.models.layers import Conv, FrozenBatchNorm, GroupNorm, bilinear
+from jrdp.models.resnet import Bottleneck
+from jrdp.models.state import assign_state
+
+
+def plain_conv(x, weight, bias=None, stride=1, groups=1):
+    """A convolution with padding kernel // 2, by loops over the kernel, float64."""
+    n, channels, height, width = x.shape
+    out, per_group, kernel, _ = weight.shape
+    pad = kernel // 2
+    x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    rows, columns = (height + 2 * pad - kernel) // stride + 1, (width + 2 * pad - kernel) // stride + 1
+    y = np.zeros((n, out, rows, columns))
+    for g in range(groups):
+        mine = slice(g * out // groups, (g + 1) * out // groups)
+        given = x[:, g * per_group : (g + 1) * per_group]
+        for i in range(kernel):
+            for j in range(kernel):
+                window = given[:, :, i : i + stride * rows : stride, j : j + stride * columns : stride]
+                y[:, mine] += np.einsum("oc,nchw->nohw", weight[mine, :, i, j].astype(np.float64), window)
+    return y if bias is None else y + bias[:, None, None]
+
+
+@pytest.mark.parametrize("kernel, stride, groups", [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 2, 4), (7, 2, 1)])
+def test_conv(kernel, stride, groups):
+    rng = np.random.default_rng(0)
+    conv = Conv(8, 12, kernel, stride=stride, groups=groups)
+    conv.bias.assign(rng.standard_normal(12).astype(np.float32))
+    x = rng.standard_normal((2, 8, 11, 14)).astype(np.float32)
+    expected = plain_conv(x, conv.weight.numpy(), conv.bias.numpy(), stride, groups)
+    np.testing.assert_allclose(conv(jt.array(x)).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("in_1x1", [True, False])
+def test_where_a_bottleneck_halves_the_map(in_1x1):
+    block = Bottleneck(16, 8, 32, stride=2, groups=4, stride_in_1x1=in_1x1)
+    assert (block.conv1.stride, block.conv2.stride, block.conv3.stride) == ((2, 1, 1) if in_1x1 else (1, 2, 1))
+    assert block.conv2.groups == 4 and block.downsample[0].stride == 2
+    assert ModelConfig(backbone={"name": "x101"}).backbone.strides_in_1x1 is False
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((1, 16, 9, 10)).astype(np.float32)
+    relu = lambda x: np.maximum(x, 0)  # noqa: E731
+    w1, w2, w3 = (conv.weight.numpy() for conv in (block.conv1, block.conv2, block.conv3))
+    y = relu(plain_conv(x, w1, stride=block.conv1.stride))
+    y = relu(plain_conv(y, w2, stride=block.conv2.stride, groups=4))
+    y = relu(plain_conv(y, w3) + plain_conv(x, block.downsample[0].weight.numpy(), stride=2))
+    np.testing.assert_allclose(block(jt.array(x)).numpy(), y, atol=1e-5)
+
+
+def test_frozen_batch_norm_has_no_epsilon():
+    norm = FrozenBatchNorm(2)
+    values = {"weight": [1.5, -0.5], "bias": [0.1, 0.2], "running_mean": [0.3, -0.4], "running_var": [1e-6, 2.0]}
+    values = {name: np.array(value) for name, value in values.items()}
+    assign_state(norm, values)
+    x = np.random.default_rng(3).standard_normal((2, 2, 3, 4)).astype(np.float32)
+    w, b, mean, var = (value[:, None, None] for value in values.values())
+    np.testing.assert_allclose(norm(jt.array(x)).numpy(), (x - mean) * w / np.sqrt(var) + b, rtol=2e-6, atol=1e-4)
+
+
+def test_group_norm_and_its_gradients(golden):
+    ops = np.load(golden / "ops.npz")
+    norm = GroupNorm(128)
+    assign_state(norm, {"weight": ops["gn/w"], "bias": ops["gn/b"]})
+    x = jt.array(ops["gn/x"])
+    y = norm(x)
+    grads = jt.grad((y * jt.array(ops["gn/gy"])).sum(), [x, norm.weight, norm.bias])
+    np.testing.assert_allclose(y.numpy(), ops["gn/y"], atol=1e-5)
+    for found, name in zip(grads, ("gx", "gw", "gb")):
+        np.testing.assert_allclose(found.numpy(), ops[f"gn/{name}"], atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("mean, std", [(0.0, 1.0), (100.0, 0.01), (-1000.0, 1.0)])
+def test_group_norm_with_a_mean_far_above_the_spread(mean, std):
+    rng = np.random.default_rng(2)
+    x = (mean + std * rng.standard_normal((2, 64, 24, 36))).astype(np.float32)
+    grouped = x.astype(np.float64).reshape(2, 32, -1)
+    centred = grouped - grouped.mean(2, keepdims=True)
+    expected = (centred / np.sqrt(grouped.var(2, keepdims=True) + 1e-5)).reshape(x.shape)
+    np.testing.assert_allclose(GroupNorm(64)(jt.array(x)).numpy(), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("height, width", [(7, 5), (4, 3), (2, 2), (1, 1), (26, 18), (32, 32)])
+def test_bilinear(golden, height, width):
+    ops = np.load(golden / "ops.npz")
+    found = bilinear(jt.array(ops["resample/x"]), (height, width)).numpy()
+    np.testing.assert_allclose(found, ops[f"resample/bilinear_{height}x{width}"], atol=1e-5)
+
+
+def test_the_fpn_upsamples_to_the_nearest(golden):
+    ops = np.load(golden / "ops.npz")
+    fpn = FPN(ModelConfig().pyramid, (8, 8, 8))
+    np.testing.assert_array_equal(fpn._upsample(jt.array(ops["resample/x"])).numpy(), ops["resample/nearest_x2"])
+    fpn.upsample = "bilinear"
+    found = fpn._upsample(jt.array(ops["resample/x"])).numpy()
+    np.testing.assert_allclose(found, ops["resample/bilinear_26x18"], atol=1e-5)
