@@ -15,6 +15,7 @@ from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.files import make_folder
 
 SAME_DETECTION = 0.9  # IoU from which two boxes are the same detection
+JUMP = 20.0  # rounding grows smoothly through the network; a stage this much worse than all before it stands out
 
 
 def compare_layers(
@@ -29,7 +30,8 @@ def compare_layers(
 ) -> bool:
     """Compare and write the report; true when everything is within tolerance.
 
-    tolerance: relative L2 of every stage. box_tolerance: network pixels; score_tolerance: absolute; mask_tolerance:
+    tolerance: relative L2 of every stage, and its worst element as a share of the stage's largest value, which shows a
+    change of a single channel. box_tolerance: network pixels; score_tolerance: absolute; mask_tolerance:
     the least IoU of two 32x32 masks at probability 0.5. Mask stages use the Jittor side's detections on both sides,
     so that a box that one side lacks shows up as such and not in every later stage.
     """
@@ -45,6 +47,11 @@ def compare_layers(
         if stage["over"]:
             report.failures.append(f"first stage over tolerance: {stage['stage']} ({_explain(stage, tolerance)})")
             break
+    jump = _first_jump(stages)
+    notes = [] if jump is None else [jump]
+    if differing:
+        shown = ", ".join(differing[:10]) + (", ..." if len(differing) > 10 else "")
+        notes.append(f"the two weight files differ in {len(differing)} tensor(s): {shown}")
     limits = {"box": box_tolerance, "score": score_tolerance, "mask": mask_tolerance}
     for result in results:
         report.failures += _judge_detections(result, limits)
@@ -52,8 +59,8 @@ def compare_layers(
     report.text(f"{len(pictures)} picture(s); weights: {options.weights or 'synthetic'}; {versions_text(versions)}")
     if options.negative_control:
         report.text(f"Negative control: the twin was given the mistake {options.negative_control!r} on purpose.")
-    if differing:
-        report.text(f"The two weight files differ in {len(differing)} tensor(s): {', '.join(differing[:10])}")
+    for note in notes:
+        report.text(f"Note: {note}.")
     columns = ["stage", "shape", "relative L2", "worst element", "at", "largest value"]
     rows = [[s["stage"], _shape(s["shape"]), s["relative_l2"], s["worst"], s["index"], s["scale"]] for s in stages]
     report.heading("Stages, worst of the pictures")
@@ -73,6 +80,8 @@ def compare_layers(
 
     print_line(text_table([columns[0], *columns[2:4]], [[row[0], *row[2:4]] for row in _shortened(stages, rows)]))
     print_line(text_table(names, found))
+    for note in notes:
+        print_line(f"note: {note}")
     return report.verdict(out, print_line)
 
 
@@ -149,11 +158,27 @@ def _merge(results: list[dict], tolerance: float) -> list[dict]:
     """Per stage, in the order of computation, the picture where it is worst."""
     merged = []
     for same_stage in zip(*[result["stages"] for result in results]):
-        errors = [np.inf if s["relative_l2"] is None else s["relative_l2"] for s in same_stage]
+        errors = [_error(stage) for stage in same_stage]
         position = int(np.argmax(errors))
-        stage = {"worst": None, "index": [], "scale": None, **same_stage[position]}
+        stage = {"worst": None, "worst_of_scale": None, "index": [], "scale": None, **same_stage[position]}
         merged.append({**stage, "over": errors[position] > tolerance, "picture": results[position]["picture"]})
     return merged
+
+
+def _error(stage: dict) -> float:
+    """The larger of a stage's two relative errors; infinite for one that is missing or not finite."""
+    return np.inf if stage["relative_l2"] is None else max(stage["relative_l2"], stage["worst_of_scale"])
+
+
+def _first_jump(stages: list[dict]) -> str | None:
+    """The first stage whose error is `JUMP` times that of every stage before it, in words."""
+    so_far = None
+    for stage in stages:
+        error = stage["relative_l2"]
+        if error is not None and so_far is not None and error > JUMP * max(so_far, 1e-7):
+            return f"the error jumps at {stage['stage']}, from {so_far:.2g} to {error:.2g}"
+        so_far = max(filter(None, (so_far, error)), default=0.0)
+    return None
 
 
 def _shortened(stages: list[dict], rows: list) -> list:
@@ -166,8 +191,8 @@ def _shortened(stages: list[dict], rows: list) -> list:
 def _explain(stage: dict, tolerance: float) -> str:
     if stage["relative_l2"] is None:
         return f"missing, of another shape or not finite on {stage['picture']}"
-    where = f"worst element off by {stage['worst']:.3g} at {stage['index']}"
-    return f"relative L2 {stage['relative_l2']:.3g} > {tolerance:g} on {stage['picture']}, {where}"
+    where = f"worst element off by {stage['worst']:.3g} of {stage['scale']:.3g} at {stage['index']}"
+    return f"relative L2 {stage['relative_l2']:.3g}, {where}; tolerance {tolerance:g}; {stage['picture']}"
 
 
 def _plot(stages: list[dict], tolerance: float):

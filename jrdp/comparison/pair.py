@@ -34,8 +34,9 @@ class Options:
     """What the user chose.
 
     weights: a weight file of any kind for both sides, None for synthetic weights; twin_weights: another one for the
-    twin, which reads a .pth with torch itself. threads: of each side's kernels, None for all cores. negative_control: a key of `NEGATIVE_CONTROLS`.
-    precision: the twin's, "float32" or "float64". engine: the Jittor side's for prediction, "plain" or "fast".
+    twin, which reads a .pth with torch itself. threads: of each side's kernels, None for all cores.
+    negative_control: a key of `NEGATIVE_CONTROLS`. precision: the twin's, "float32" or "float64". engine: the Jittor
+    side's for prediction, "plain" or "fast".
     """
 
     config: Optional[Path] = None
