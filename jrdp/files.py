@@ -1,44 +1,89 @@
-"""Output files that are either whole or absent."""
+"""Files that are either whole or absent: written under another name in the same folder, then renamed."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, Iterator
 
 from jrdp.errors import UserError
 
 
-def make_folder(folder: Path) -> None:
-    """Create `folder` and make sure that files can be written there.
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file that replaces `path` when the block ends well and leaves no trace when it raises.
 
-    Raises:
-        UserError: if it cannot be created or written to, or is a file.
+    Raises `UserError` when the folder is missing or cannot be written to.
     """
+    path = Path(path)
+    temporary = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".jrdp.{os.getpid()}.tmp"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to the output folder {folder}: {error.strerror}") from error
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name and rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder")
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+            temporary = Path(stream.name)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())  # a temporary file is private; a result is as readable as any other file
         os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` in one step, creating its folder. Raises `UserError` where that is impossible."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as stream:
+        stream.write(data)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value) -> None:
-    write_text(path, json.dumps(value))
+def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
+    """Write `value` as JSON in one step; NaN and infinity are refused, since they are not JSON."""
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The parsed JSON in `path`; `what` names it in the `UserError` for a missing, unreadable or malformed file."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the {what} {path} is not valid JSON: {error}") from error
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Create `folder` and the folders above it, and make sure that files can be written there.
+
+    Raises `UserError` when that is impossible.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from error
+    return folder
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

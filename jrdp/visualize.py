@@ -6,7 +6,6 @@ All pictures are RGB uint8 `[height, width, 3]`. Contours, scores and captions s
 from __future__ import annotations
 
 import io
-import os
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jrdp.errors import UserError
+from jrdp.files import atomic_write
 
 # Bright hues that stay apart from each other and from most photographs; the first few serve nearly every picture.
 _PALETTE = np.array(
@@ -305,11 +305,5 @@ def _as_picture(picture: np.ndarray) -> np.ndarray:
 
 
 def _write(image: Image.Image, path: Path, file_format: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        image.save(temporary, file_format)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as stream:
+        image.save(stream, file_format)

@@ -20,7 +20,7 @@ from jrdp.data.matfile import Value, read_mat
 from jrdp.data.outline import trace
 from jrdp.data.rle import encode_mask
 from jrdp.data.transforms import read_image
-from jrdp.data.writing import write_json
+from jrdp.files import write_json
 from jrdp.errors import UserError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from jrdp.data.outline import trace
 from jrdp.data.rle import encode_mask, encode_mask_as_list
-from jrdp.data.writing import make_folder, write_json, write_png
+from jrdp.files import make_folder, write_json
+from jrdp.visualize import save_image
 
 _SIZES = [(240, 160), (240, 160), (160, 240), (216, 176), (176, 224)]  # width, height
 _FINER = 4  # outlines are drawn so many times finer, for smooth edges
@@ -52,7 +53,7 @@ def write_sample(directory: str | os.PathLike, train: int = 64, val: int = 16, s
             width, height = _SIZES[number % len(_SIZES)]
             pixels, masks = draw_picture(np.random.default_rng([seed, part, number]), width, height)
             entry = {"id": first_id + number, "file_name": f"{name}_{number:03d}.png", "width": width, "height": height}
-            write_png(images / entry["file_name"], pixels)
+            save_image(pixels, images / entry["file_name"])
             entries.append(entry)
             for mask in masks:
                 annotations.append(_annotation(len(annotations) + 1, entry["id"], mask))

@@ -14,7 +14,7 @@ from jrdp.data.annotations import read_annotations
 from jrdp.data.catalog import locate
 from jrdp.data.check import mask_area
 from jrdp.data.coco import has_shape
-from jrdp.data.writing import write_bytes
+from jrdp.files import write_bytes
 
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's limits of small and medium areas, in pixels
 

@@ -8,18 +8,18 @@ so that a run killed at any moment leaves one checkpoint that is whole.
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 import jrdp
 from jrdp.config import Config, parse_config
 from jrdp.errors import UserError
+from jrdp.files import write_bytes
 
 FORMAT_VERSION = 1
 
@@ -40,18 +40,8 @@ def header(config: Config, iteration: int) -> dict:
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict) -> None:
     """Write `tensors` with `metadata` as the JSON header entry "jrdp"; atomic."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(
-            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-            str(temporary),
-            metadata={"format": "pt", "jrdp": json.dumps(metadata)},
-        )
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    write_bytes(path, save(contiguous, metadata={"format": "pt", "jrdp": json.dumps(metadata)}))
 
 
 def save_checkpoint(

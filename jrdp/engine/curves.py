@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
+from jrdp.evaluation.plots import new_figure, png_bytes
+from jrdp.files import write_bytes
+
 
 def plot_curves(log: Path, target: Path) -> None:
     """Plot `log.jsonl` to a PNG; every loss thin as logged and thick as a running mean over 1/50 of the run."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     if not records:
         return
     iterations = np.array([record["iteration"] for record in records])
     window = max(1, len(records) // 50)
-    figure = Figure(figsize=(10, 6), layout="constrained")
+    figure = new_figure(10, 6)
     axes = figure.subplots(2, 3).ravel()
     names = ("loss", "loss_cls", "loss_reg", "loss_centerness", "loss_mask", "lr")
     for axis, name in zip(axes, names):
@@ -35,6 +34,4 @@ def plot_curves(log: Path, target: Path) -> None:
             smooth = np.convolve(values, np.full(window, 1 / window), mode="valid")
             axis.plot(iterations[window - 1 :], smooth, color="tab:blue", linewidth=1.8)
         axis.set_ylim(bottom=0)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    FigureCanvasAgg(figure).print_png(str(temporary))
-    os.replace(temporary, target)
+    write_bytes(target, png_bytes(figure))

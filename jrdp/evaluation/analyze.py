@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jrdp.evaluation.coco_metrics import format_percent
-from jrdp.evaluation.files import write_bytes, write_json
+from jrdp.files import write_bytes, write_json
 from jrdp.evaluation.gallery import make_gallery
 from jrdp.evaluation.ground_truth import GroundTruth, GroundTruthSource, IouType
 from jrdp.evaluation.report import render_report

@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools.cocoeval import COCOeval
 
 from jrdp.evaluation.cocoeval import run_cocoeval, threshold_index
-from jrdp.evaluation.files import write_json
+from jrdp.files import write_json
 from jrdp.evaluation.ground_truth import GroundTruthSource, IouType, load_ground_truth
 from jrdp.evaluation.results import check_results, read_results
 

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from jrdp.errors import UserError
-from jrdp.evaluation.files import read_json
+from jrdp.files import read_json
 from jrdp.evaluation.rle import checked_rle
 
 IouType = Literal["bbox", "segm"]

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jrdp.evaluation.coco_metrics import Curves, format_percent
-from jrdp.evaluation.files import write_bytes
+from jrdp.files import write_bytes
 
 GRID = "#e3e6ea"
 INK = "#1f2933"

@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from jrdp.errors import UserError
-from jrdp.evaluation.files import read_json, write_json
+from jrdp.files import read_json, write_json
 from jrdp.evaluation.ground_truth import GroundTruth, image_size, is_box
 from jrdp.evaluation.rle import checked_rle
 

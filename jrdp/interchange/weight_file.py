@@ -12,7 +12,7 @@ import numpy as np
 
 from jrdp.errors import UserError
 from jrdp.interchange import backbones
-from jrdp.interchange.atomic import atomic_write
+from jrdp.files import atomic_write
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.jittor_pickle import is_jittor, read_pickle, write_jittor
 from jrdp.interchange.layout import Likeness, likeness

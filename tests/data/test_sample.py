@@ -82,5 +82,5 @@ def test_pictures_differ_and_overlap_somewhere():
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot create the folder"):
+    with pytest.raises(UserError, match="cannot write to the folder"):
         write_sample(tmp_path / "file")

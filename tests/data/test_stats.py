@@ -48,8 +48,9 @@ def test_a_set_without_instances(tiny_set, tmp_path):
     values = statistics.as_dict()
     assert values["instances"] == 0 and values["area"] is None and values["instances_per_picture"]["mean"] == 0
     statistics.text()
+    (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        statistics.plot(tmp_path / "none" / "plot.png")
+        statistics.plot(tmp_path / "file" / "plot.png")
 
 
 def test_plot(tiny_set, tmp_path):
