@@ -30,8 +30,11 @@ def serve(commands: dict[str, Command]) -> None:
         except Exception as error:  # reported to the parent, which ends with one line; the trace is in the log
             traceback.print_exc()
             answer = {"error": f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+        except BrokenPipeError:  # whoever asked is gone
+            os._exit(1)
 
 
 def peak_memory_mb() -> float:

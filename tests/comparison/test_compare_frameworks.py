@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jrdp import interchange
 from jrdp.comparison.gradients import compare_gradients
 from jrdp.comparison.layers import compare_layers
 from jrdp.comparison.pair import NEGATIVE_CONTROLS, Options, open_pair
 from jrdp.comparison.process import Worker
+from jrdp.comparison.speed import compare_speed
 from jrdp.comparison.training import compare_training
 from jrdp.errors import UserError
 
@@ -64,7 +66,9 @@ def test_layers_agree_and_a_changed_tensor_is_named(both_frameworks, picture, tm
     state["backbone.fpn.att_block_3.weight"][0, 0, 1, 1] += 1
     save_file(state, str(tmp_path / "changed.safetensors"))
 
-    right = options(weights=tmp_path / "right.safetensors")
+    # The twin reads the .pth with torch itself: the return trip of weights from Jittor.
+    interchange.write(tmp_path / "right.pth", interchange.read(tmp_path / "right.safetensors"), legacy=True)
+    right = options(weights=tmp_path / "right.safetensors", twin_weights=tmp_path / "right.pth")
     assert compare_layers(right, [picture], tmp_path / "same", print_line=silent)
     report = report_of(tmp_path / "same")
     assert len(report["stages"]) >= 48 and max(s["relative_l2"] for s in report["stages"]) < 1e-4
@@ -81,6 +85,18 @@ def test_negative_controls_are_caught(both_frameworks, picture, tmp_path, contro
     wrong = options(negative_control=control)
     assert not compare_layers(wrong, [picture], tmp_path / "out", print_line=silent)
     assert report_of(tmp_path / "out")["failures"][0].startswith(f"first stage over tolerance: {stage} ")
+
+
+def test_speed_alternates_and_reports(both_frameworks, picture, tmp_path):
+    assert compare_speed(options(), [picture], tmp_path / "out", rounds=2, print_line=silent)
+    report = report_of(tmp_path / "out")
+    parts = {row["part"]: row for row in report["parts"]}
+    assert {"backbone", "pyramid", "head", "boxes", "masks", "network", "detect"} == set(parts)
+    for part, seconds in report["seconds"].items():
+        assert len(seconds["jittor"]) == len(seconds["torch"]) == 2 and min(seconds["jittor"]) > 0
+        assert parts[part]["least"] <= parts[part]["ratio"] <= parts[part]["most"]
+    assert report["memory_mib"]["jittor"]["process"] > 100
+    assert not compare_speed(options(), [picture], tmp_path / "slow", rounds=1, most=1e-6, print_line=silent)
 
 
 def test_gradients_and_training(both_frameworks, tmp_path):
