@@ -163,6 +163,45 @@ def data_check(
     raise typer.Exit(0 if all(report.ok for report in reports) else 1)
 
 
+@data_app.command("stats")
+def data_stats(
+    names: List[str] = typer.Argument(..., help="Dataset names, or images_folder:annotations.json."),
+    out: Optional[Path] = typer.Option(None, "--out", help="Folder for NAME.png (plots) and NAME.json."),
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+) -> None:
+    """Instances per picture, sizes and aspect ratios of datasets."""
+    from jrdp.config import load_config
+    from jrdp.data.stats import dataset_statistics
+    from jrdp.files import make_folder, write_json
+
+    root = load_config(config, settings).data.root
+    for number, name in enumerate(names, start=1):
+        statistics = dataset_statistics(name, root)
+        print(statistics.text())
+        if out is not None:
+            file_name = name if ":" not in name else f"dataset_{number}"
+            write_json(make_folder(out) / f"{file_name}.json", statistics.as_dict(), indent=1)
+            print(f"  plots: {statistics.plot(out / f'{file_name}.png')}")
+
+
+@data_app.command("convert")
+def data_convert(
+    masks: Path = typer.Argument(..., help="Folder of index masks, .mat files, or folders of one mask per instance."),
+    images: Path = typer.Argument(..., help="Folder of the photographs."),
+    out: Path = typer.Argument(..., metavar="OUT.json", help="The COCO json to write."),
+    segmentation: str = typer.Option("rle", "--segmentation", help="rle (lossless) or polygons."),
+    ignore: List[int] = typer.Option([], "--ignore", help="Index values that are no instance; repeatable."),
+    variable: Optional[str] = typer.Option(None, "--variable", help="The .mat variable that holds the instances."),
+) -> None:
+    """Turn instance maps into a COCO json."""
+    from jrdp.data.instance_maps import convert_instance_maps
+
+    if segmentation not in ("rle", "polygons"):
+        raise UserError(f"--segmentation {segmentation!r} is not rle or polygons")
+    print(convert_instance_maps(masks, images, out, segmentation, tuple(ignore), variable).text())
+
+
 @data_app.command("sample")
 def data_sample(
     directory: Path = typer.Argument(..., metavar="DIR"),

@@ -90,6 +90,7 @@ def _prepare() -> Setup:
         "use_cutt": "0",  # these three would be downloaded at import, and nothing here uses them
         "use_cutlass": "0",
         "use_nccl": "0",
+        "use_mpi": "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0",  # compiled only where mpirun started us
         "FIX_TORCH_ERROR": "0",  # 1 imports torch when it is installed
     }
     chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
