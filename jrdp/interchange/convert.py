@@ -73,7 +73,7 @@ def convert(
 def expected_layout(file: WeightFile) -> list[Entry]:
     """The keys of the network that `file` looks like, trainable as its configuration or its optimizer says.
 
-    A pyramid without a table here (one of the paper's rivals) is taken with the keys that the file has for it.
+    A pyramid that is none of ours is taken with the keys that the file has for it.
 
     Raises:
         UserError: if it looks like no network of ours.
@@ -83,42 +83,45 @@ def expected_layout(file: WeightFile) -> list[Entry]:
         names = ", ".join(list(file.tensors)[:3])
         raise UserError(f"{file.path} is no checkpoint of RDPNet or of a ResNet it uses: its tensors are named {names}, ...")
 
-    def layout(freeze_at: int) -> list[Entry]:
-        if look.backbone_only:
-            return backbone_layout(look.backbone, freeze_at)
-        entries = network_layout(
-            look.backbone,
-            look.enhancement or "none",
-            look.levels,
-            look.fusion,
-            look.head_channels or 128,
-            look.mask_head or "multi_level",
-            freeze_at,
-        )
-        if look.enhancement is not None:
-            return entries
-        known = {entry.name for entry in entries}
-        own = [
-            Entry(name, tuple(tensor.shape), True)
-            for name, tensor in file.tensors.items()
-            if name.startswith("backbone.fpn.") and name not in known
-        ]
-        order = {name: index for index, name in enumerate(file.tensors)}
-        return sorted([*entries, *own], key=lambda entry: order.get(entry.name, len(order)))
-
-    return layout(_frozen_stages(file, layout))
+    return _layout(file, _frozen_stages(file))
 
 
-def _frozen_stages(file: WeightFile, layout) -> int:
+def _layout(file: WeightFile, freeze_at: int) -> list[Entry]:
+    look = file.likeness
+    if look.backbone_only:
+        return backbone_layout(look.backbone, freeze_at)
+    entries = network_layout(
+        look.backbone,
+        look.enhancement or "none",
+        look.levels,
+        look.fusion,
+        look.head_channels or 128,
+        look.mask_head or "multi_level",
+        freeze_at,
+    )
+    if look.enhancement is not None:
+        return entries
+    known = {entry.name for entry in entries}
+    own = [
+        Entry(name, tuple(tensor.shape), True)
+        for name, tensor in file.tensors.items()
+        if name.startswith("backbone.fpn.") and name not in known
+    ]
+    order = {name: index for index, name in enumerate(file.tensors)}
+    return sorted([*entries, *own], key=lambda entry: order.get(entry.name, len(order)))
+
+
+def _frozen_stages(file: WeightFile) -> int:
     """At which stage the backbone is frozen: from the configuration, else from the number of trained parameters."""
     config = _config_of(file)
     if config is not None:
         return config.model.backbone.freeze_at
     groups = (file.optimizer or {}).get("param_groups")
     if isinstance(groups, list):
-        count = sum(len(group["params"]) for group in groups if isinstance(group, dict) and isinstance(group.get("params"), list))
+        listed = [group.get("params") for group in groups if isinstance(group, dict)]
+        count = sum(len(ids) for ids in listed if isinstance(ids, list))
         for freeze_at in (2, 1, 0, 3, 4, 5):
-            if sum(entry.trainable for entry in layout(freeze_at)) == count:
+            if sum(entry.trainable for entry in _layout(file, freeze_at)) == count:
                 return freeze_at
     return 2
 
@@ -154,6 +157,7 @@ def _state_to_native(file: WeightFile, layout: list[Entry], target: Path, result
     config = _config_of(file)
     if config is None:
         values = weight_file.infer_config(file)
+        values["model"]["backbone"]["freeze_at"] = _frozen_stages(file)
         if state is not None and state.solver:
             values["solver"] = state.solver
         config = parse_config(values, f"inferred from {file.path}")

@@ -12,6 +12,7 @@ LAST_SCALE = "rpn.head.scales.5.scale"  # built and stored by the released code,
 _BLOCKS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3), "x101": (3, 4, 23, 3)}
 _PYRAMID_CHANNELS = 256
 _MASK_CHANNELS = 128
+_FUSING = ("progressive", "dense", "regularized")  # enhancements with a choice of `fusion`
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,48 @@ def backbone_layout(backbone: str, freeze_at: int = 2) -> list[Entry]:
     return entries
 
 
+def _convolution(name: str, outputs: int, inputs: int, size: int, bias: bool = True) -> list[Entry]:
+    weight = Entry(f"{name}.weight", (outputs, inputs, size, size), True)
+    return [weight, Entry(f"{name}.bias", (outputs,), True)] if bias else [weight]
+
+
+def _enhancement_layout(enhancement: str, levels: str, fusion: str) -> list[Entry]:
+    """The keys of what follows the FPN; `top_down_regularized` has those of `regularized`."""
+    wide, steps = _PYRAMID_CHANNELS, 4 if levels == "p3-p7" else 2
+    entries: list[Entry] = []
+
+    def convolution(name: str, inputs: int, size: int) -> None:
+        entries.extend(_convolution(f"backbone.fpn.{name}", wide, inputs, size))
+
+    if enhancement in ("progressive", "dense", "regularized", "top_down_regularized"):
+        convolution("refine_block_1", wide, 3)
+        for block in range(2, steps + 2):
+            maps = 2 if enhancement == "progressive" else block
+            if fusion == "3x3":
+                convolution(f"refine_block_{block}", maps * wide, 3)
+            else:
+                convolution(f"refine_block_{block}.0", maps * wide, 1)
+                convolution(f"refine_block_{block}.1", wide, 3)
+        if "regularized" in enhancement:
+            for block in range(1, steps + 1):
+                convolution(f"att_block_{block}", wide, 3)
+    elif enhancement == "pa":
+        for part in ("pa_down", "pa_out"):
+            for index in range(steps):
+                convolution(f"{part}.{index}", wide, 3)
+    elif enhancement == "nas_fpn":
+        for index in range(7):
+            convolution(f"nas_cells.{index}", wide, 3)
+    elif enhancement == "bifpn":
+        for part in ("bifpn_down", "bifpn_up"):
+            for index in range(steps):
+                maps = 3 if part == "bifpn_up" and index < steps - 1 else 2
+                entries.append(Entry(f"backbone.fpn.{part}.{index}.weight", (maps,), True))
+                convolution(f"{part}.{index}.depthwise", 1, 3)
+                convolution(f"{part}.{index}.pointwise", wide, 1)
+    return entries
+
+
 def network_layout(
     backbone: str = "r50",
     enhancement: str = "regularized",
@@ -66,40 +109,21 @@ def network_layout(
 ) -> list[Entry]:
     """The keys of the whole network in the released order; the defaults are the released network.
 
-    `enhancement` is "none", "progressive", "dense" or "regularized"; the other arguments as in `ModelConfig`.
+    The arguments are those of `ModelConfig`.
     """
     wide = _PYRAMID_CHANNELS
     entries = backbone_layout(backbone, freeze_at)
 
-    def add(name: str, *shape: int) -> None:
-        entries.append(Entry(name, shape, True))
-
     def convolution(name: str, outputs: int, inputs: int, size: int, bias: bool = True) -> None:
-        add(f"{name}.weight", outputs, inputs, size, size)
-        if bias:
-            add(f"{name}.bias", outputs)
+        entries.extend(_convolution(name, outputs, inputs, size, bias))
 
     def group_norm(name: str, channels: int) -> None:
-        add(f"{name}.weight", channels)
-        add(f"{name}.bias", channels)
+        entries.extend([Entry(f"{name}.weight", (channels,), True), Entry(f"{name}.bias", (channels,), True)])
 
     for level, channels in ((2, 512), (3, 1024), (4, 2048)):
         convolution(f"backbone.fpn.fpn_inner{level}", wide, channels, 1)
         convolution(f"backbone.fpn.fpn_layer{level}", wide, wide, 3)
-    if enhancement != "none":
-        convolution("backbone.fpn.refine_block_1", wide, wide, 3)
-        last = 5 if levels == "p3-p7" else 3
-        for block in range(2, last + 1):
-            maps = 2 if enhancement == "progressive" else block
-            name = f"backbone.fpn.refine_block_{block}"
-            if fusion == "3x3":
-                convolution(name, wide, maps * wide, 3)
-            else:
-                convolution(f"{name}.0", wide, maps * wide, 1)
-                convolution(f"{name}.1", wide, wide, 3)
-        if enhancement == "regularized":
-            for block in range(1, last):
-                convolution(f"backbone.fpn.att_block_{block}", wide, wide, 3)
+    entries += _enhancement_layout(enhancement, levels, fusion)
     for level in (6, 7):
         convolution(f"backbone.fpn.top_blocks.p{level}", wide, wide, 3)
     for tower in ("cls_tower", "bbox_tower"):
@@ -109,7 +133,7 @@ def network_layout(
     for name, outputs in (("cls_logits", 1), ("bbox_pred", 4), ("centerness", 1)):
         convolution(f"rpn.head.{name}", outputs, head_channels, 3)
     for index in range(6):
-        add(f"rpn.head.scales.{index}.scale", 1)
+        entries.append(Entry(f"rpn.head.scales.{index}.scale", (1,), True))
     extractor, predictor = "roi_heads.mask.feature_extractor", "roi_heads.mask.predictor"
     if mask_head == "single_level":
         for index in range(1, 5):
@@ -147,9 +171,12 @@ class Likeness:
         if self.backbone_only:
             return f"{body[self.backbone]} alone" if self.backbone else "no part of RDPNet"
         parts = [body[self.backbone] or "no backbone"]
-        if self.enhancement:
+        if self.enhancement == "none":
+            parts.append("plain FPN")
+        elif self.enhancement:
             only = f" on {self.levels}" if self.levels != "p3-p7" else ""
-            parts.append(f"{self.enhancement} pyramid{only} ({self.fusion} fusion)")
+            fused = f" ({self.fusion} fusion)" if self.enhancement in _FUSING else ""
+            parts.append(f"{self.enhancement} pyramid{only}{fused}")
         else:
             parts.append("an unknown pyramid" if self.enhancement is None else "no pyramid")
         parts.append(f"{self.head_channels}-channel head" if self.head_channels else "no detection head")
@@ -165,7 +192,9 @@ class Likeness:
         if self.enhancement:
             config["pyramid"] = {"enhancement": self.enhancement}
             if self.enhancement != "none":
-                config["pyramid"].update(levels=self.levels, fusion=self.fusion)
+                config["pyramid"]["levels"] = self.levels
+            if self.enhancement in _FUSING:
+                config["pyramid"]["fusion"] = self.fusion
         if self.head_channels:
             config["fcos"] = {"channels": self.head_channels}
         if self.mask_head:
@@ -176,20 +205,7 @@ class Likeness:
 def likeness(shapes: Mapping[str, tuple]) -> Likeness:
     """Tell backbone, pyramid and heads from released key names and their shapes."""
     pyramid = {name[len("backbone.fpn.") :]: shape for name, shape in shapes.items() if name.startswith("backbone.fpn.")}
-    enhancement, levels, fusion = "", "p3-p7", "1x1_3x3"
-    if pyramid:
-        own = {name.split(".")[0] for name in pyramid if not re.match(r"(fpn_inner|fpn_layer|top_blocks)", name)}
-        if not own:
-            enhancement = "none"
-        elif any(not re.fullmatch(r"(refine|att)_block_\d", name) for name in own):
-            enhancement = None
-        else:
-            third = pyramid.get("refine_block_3.0.weight") or pyramid.get("refine_block_3.weight") or (0, 0)
-            attentive = any(name.startswith("att_block") for name in own)
-            plain = "progressive" if third[1] == 2 * _PYRAMID_CHANNELS else "dense"
-            enhancement = "regularized" if attentive else plain
-            levels = "p3-p7" if "refine_block_4" in own else "p3-p5"
-            fusion = "3x3" if "refine_block_2.weight" in pyramid else "1x1_3x3"
+    enhancement, levels, fusion = _pyramid_of(pyramid) if pyramid else ("", "p3-p7", "1x1_3x3")
     tower = shapes.get("rpn.head.cls_tower.0.weight")
     mask = [name for name in shapes if name.startswith("roi_heads.mask.")]
     multi = any("inner_maskdecoder" in name for name in mask)
@@ -201,6 +217,27 @@ def likeness(shapes: Mapping[str, tuple]) -> Likeness:
         head_channels=tower[0] if tower else None,
         mask_head=("multi_level" if multi else "single_level") if mask else "",
     )
+
+
+def _pyramid_of(pyramid: Mapping[str, tuple]) -> tuple[Optional[str], str, str]:
+    """(enhancement, levels, fusion). The top-down RDP has the keys of the bottom-up one, which is assumed."""
+    own = {name.split(".")[0] for name in pyramid if not re.match(r"(fpn_inner|fpn_layer|top_blocks)", name)}
+    levels, fusion = "p3-p7", "3x3" if "refine_block_2.weight" in pyramid else "1x1_3x3"
+    if not own:
+        return "none", levels, fusion
+    if own == {"nas_cells"}:
+        return "nas_fpn", levels, fusion
+    for enhancement, parts in (("pa", ("pa_down", "pa_out")), ("bifpn", ("bifpn_down", "bifpn_up"))):
+        if own == set(parts):
+            longer = any(name.startswith(f"{parts[0]}.2.") for name in pyramid)
+            return enhancement, "p3-p7" if longer else "p3-p5", fusion
+    if any(not re.fullmatch(r"(refine|att)_block_\d", name) for name in own):
+        return None, levels, fusion
+    levels = "p3-p7" if "refine_block_4" in own else "p3-p5"
+    if any(name.startswith("att_block") for name in own):
+        return "regularized", levels, fusion
+    third = pyramid.get("refine_block_3.0.weight") or pyramid.get("refine_block_3.weight") or (0, 0)
+    return "progressive" if third[1] == 2 * _PYRAMID_CHANNELS else "dense", levels, fusion
 
 
 def _backbone_of(shapes: Mapping[str, tuple]) -> Optional[str]:

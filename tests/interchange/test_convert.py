@@ -13,20 +13,27 @@ from jrdp.interchange.layout import LAST_SCALE, network_layout
 from jrdp.interchange.training import TrainingState
 
 
+EVERYTHING_FROZEN = 5  # the backbone's momentum, most of the bytes, is not needed here
+
+
 @pytest.fixture(scope="module")
-def checkpoint(seeded, tmp_path_factory):
+def checkpoint(tmp_path_factory):
     """A released-style training checkpoint: legacy format, "module." prefix, momentum, iteration."""
-    tensors = seeded("r50")
-    trainable = [entry for entry in network_layout("r50") if entry.trainable]
+    layout = network_layout("r50", freeze_at=EVERYTHING_FROZEN)
     rng = np.random.default_rng(0)
-    momentum = {
-        entry.name: rng.standard_normal(entry.shape, dtype=np.float32) for entry in trainable if entry.name != LAST_SCALE
-    }
+    tensors = {entry.name: rng.standard_normal(entry.shape, np.float32).astype(np.float16) for entry in layout}
+    trainable = [entry for entry in layout if entry.trainable]
+    moving = [entry for entry in trainable if entry.name != LAST_SCALE]
+    momentum = {entry.name: rng.standard_normal(entry.shape, np.float32) for entry in moving}
     optimizer, scheduler = to_pytorch(TrainingState(momentum, 300), [entry.name for entry in trainable])
     path = tmp_path_factory.mktemp("convert") / "released.pth"
     named = {f"module.{name}": tensor for name, tensor in tensors.items()}
     interchange.write(path, WeightFile(named, optimizer=optimizer, scheduler=scheduler, iteration=300), legacy=True)
     return path, tensors, momentum
+
+
+def config_of_the_run():
+    return Config(model={"backbone": {"freeze_at": EVERYTHING_FROZEN}})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,7 @@ def test_a_run_becomes_native(checkpoint, native):
     file = interchange.read(native)
     assert file.iteration == 300 and file.metadata["state"] == "last.state-300.safetensors"
     assert all(file.tensors[name].tobytes() == tensor.tobytes() for name, tensor in tensors.items())
-    assert parse_config(file.metadata["config"], "here") == Config()
+    assert parse_config(file.metadata["config"], "here") == config_of_the_run()
     assert file.metadata["preprocessing"]["stride_in_1x1"] is True
     state = interchange.read(native.parent / "last.state-300.safetensors")
     assert state.iteration == 300 and list(state.tensors) == list(momentum)
@@ -71,7 +78,7 @@ def test_the_engine_resumes_from_a_converted_run(checkpoint, native):
     load_training_state = pytest.importorskip("jrdp.engine.checkpoint").load_training_state
     _, tensors, momentum = checkpoint
     state = load_training_state(native)
-    assert state.iteration == 300 and state.config == Config()
+    assert state.iteration == 300 and state.config == config_of_the_run()
     assert set(state.tensors) == set(tensors) and set(state.momentum) == set(momentum)
     assert all(np.array_equal(state.momentum[name], buffer) for name, buffer in momentum.items())
 
@@ -122,10 +129,10 @@ def test_variants_are_inferred_and_stored(tmp_path):
     model = parse_config(interchange.read(tmp_path / "b.safetensors").metadata["config"], "here").model
     assert (model.pyramid.enhancement, model.pyramid.levels, model.pyramid.fusion) == ("dense", "p3-p5", "3x3")
     assert (model.fcos.channels, model.mask.head) == (64, "single_level")
-    tensors["backbone.fpn.bifpn.0.weight"] = np.zeros(3, np.float32)  # a pyramid without a table: taken as it is
+    tensors["backbone.fpn.own_idea.0.weight"] = np.zeros(3, np.float32)  # a pyramid without a table: taken as it is
     interchange.write(tmp_path / "c.pth", WeightFile({k: v for k, v in tensors.items() if "refine" not in k}))
     interchange.convert(tmp_path / "c.pth", tmp_path / "d.pth")
-    assert "backbone.fpn.bifpn.0.weight" in interchange.read(tmp_path / "d.pth").tensors
+    assert "backbone.fpn.own_idea.0.weight" in interchange.read(tmp_path / "d.pth").tensors
 
 
 def test_what_cannot_be_converted(checkpoint, tmp_path):
