@@ -67,7 +67,7 @@ def compare_detections(
     summary = [
         ["detections", len(raw[0]), len(raw[1])],
         ["without a partner", alone[0], alone[1]],
-        *[[f"{iou_type} {name}", metrics[0][name], metrics[1][name]] for name in METRIC_NAMES],
+        *[[f"{iou_type} {name}", *(_defined(side[name]) for side in metrics)] for name in METRIC_NAMES],
     ]
     pairs = [
         ["score difference", float(np.median(scores)) if len(scores) else 0.0, float(scores.max(initial=0))],
@@ -100,6 +100,11 @@ def compare_detections(
     print_line(text_table(["", "first", "second"], summary))
     print_line(text_table(["difference", "median", "worst"], pairs))
     return report.verdict(out, print_line)
+
+
+def _defined(value: float) -> float | str:
+    """pycocotools gives -1 where no instance defines a metric."""
+    return "-" if value < 0 else value
 
 
 def _has_masks(results: list) -> bool:
@@ -162,17 +167,26 @@ def _draw_pair(truth: GroundTruth, folder: Path, image_id, sides: list[dict]) ->
         photo = np.asarray(read_image(folder / name))
     except UserError:
         return None
+    first, second = (sorted(side.get(image_id, []), key=lambda entry: -entry["score"]) for side in sides)
+    key = "segmentation" if "segmentation" in (*first, *second)[0] else "bbox"
+    similarity = np.zeros((len(first), len(second)))
+    if first and second:
+        similarity = np.asarray(coco_mask.iou([e[key] for e in first], [e[key] for e in second], [0] * len(second)))
+    # Partners have the same colour on both sides.
+    partner = {b: a for a, b in match_greedily(similarity, SAME_INSTANCE)}
+    colours = [partner.get(index, len(first) + index) for index in range(len(second))]
     return [
-        (f"{name}: {which}", _draw(photo, side.get(image_id, [])))
-        for which, side in zip(("first", "second"), sides)
+        (f"{name}: first", _draw(photo, first, list(range(len(first))))),
+        (f"{name}: second", _draw(photo, second, colours)),
     ]
 
 
-def _draw(photo: np.ndarray, entries: list[dict]) -> np.ndarray:
+def _draw(photo: np.ndarray, entries: list[dict], colours: list[int]) -> np.ndarray:
+    """Entries by falling score; the best is drawn last, on top."""
     drawn = photo.astype(np.float32)
-    shown = [entry for entry in entries if entry["score"] >= SHOWN_SCORE]
-    for index, entry in enumerate(sorted(shown, key=lambda e: e["score"])):
-        colour = np.array(_COLOURS[index % len(_COLOURS)], np.float32)
+    shown = [(entry, colour) for entry, colour in zip(entries, colours) if entry["score"] >= SHOWN_SCORE]
+    for entry, number in reversed(shown):
+        colour = np.array(_COLOURS[number % len(_COLOURS)], np.float32)
         region = _region(entry, photo.shape[:2])
         drawn[region] = 0.5 * drawn[region] + 0.5 * colour
     image = Image.fromarray(drawn.round().astype(np.uint8))
