@@ -130,15 +130,19 @@ def _prepare_source() -> Optional[Path]:
     if str(copy) in sys.path:
         sys.path.remove(str(copy))
     sys.path.insert(0, str(copy))
-    sys.meta_path.insert(0, _JittorFinder(kernel_python(copy)))
+    sys.meta_path.insert(0, _JittorFinder(copy))
     return copy
 
 
 class _JittorFinder(importlib.abc.MetaPathFinder):
-    """Adds two things to the first import of Jittor, by whomever: a stable interpreter for kernels, and our signals."""
+    """Goes round the first import of Jittor, by whomever, to make kernels portable and to keep our signal handlers.
 
-    def __init__(self, python: Path):
-        self._python = python
+    While it lasts, child processes find the stable copy too: Jittor asks one for the GPUs' compute capabilities, and takes
+    what another copy prints on its first run ("Create lock file ...") for a part of the answer.
+    """
+
+    def __init__(self, copy: Path):
+        self._copy = copy
 
     def find_spec(self, name, path=None, target=None):
         if name != "jittor":
@@ -148,8 +152,15 @@ class _JittorFinder(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def execute_and_adjust(module) -> None:
-            execute(module)
-            module.flags.python_path = str(self._python)
+            before = os.environ.get("PYTHONPATH")
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(self._copy), before]))
+            try:
+                execute(module)
+            finally:
+                del os.environ["PYTHONPATH"]
+                if before is not None:
+                    os.environ["PYTHONPATH"] = before
+            module.flags.python_path = str(kernel_python(self._copy))
             _take_signals_back()
 
         spec.loader.exec_module = execute_and_adjust

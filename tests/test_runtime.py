@@ -240,15 +240,19 @@ for package in ("jittor", "jittor_utils"):
     (site / package).mkdir(parents=True)
     (site / package / "__init__.py").write_text("")
 (site / "jittor" / "__init__.py").write_text(
-    "import signal, types; flags = types.SimpleNamespace(python_path='venv/python'); signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    "import signal, subprocess, sys, types; signal.signal(signal.SIGINT, signal.SIG_IGN)\\n"
+    "flags = types.SimpleNamespace(python_path='venv/python')\\n"
+    "asked = subprocess.check_output([sys.executable, '-c', 'import jittor_utils; print(jittor_utils.__file__)'], text=True)"
 )
 sys.path.insert(0, str(site.absolute()))
-import jrdp, jittor
+import jrdp, jittor, os
+assert os.environ["PYTHONPATH"] == ROOT
+assert jittor.asked.startswith(str(Path.home() / ".cache/jittor/jrdp/jittor-")), jittor.asked
 assert Path(jittor.__file__).parent.parent.parent == Path.home() / ".cache/jittor/jrdp", jittor.__file__
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 print(jittor.flags.python_path)
 """
-    script = _fresh(code, tmp_path)
+    script = _fresh(code.replace("ROOT", repr(str(ROOT))), tmp_path)
     assert Path(script).parent == tmp_path / ".cache" / "jittor" / "jrdp"
     told = subprocess.run([script, "-c", "import jittor_utils; print(jittor_utils.__file__)"], capture_output=True, text=True)
     assert told.stdout.startswith(str(tmp_path / ".cache" / "jittor" / "jrdp" / "jittor-1.3.11.0-")), told.stderr
