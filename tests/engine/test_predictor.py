@@ -1,0 +1,120 @@
+"""The Python face: `jrdp.load(...).predict(...)` and its files, against the released network's numbers."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from safetensors.numpy import save_file
+
+import jrdp
+from jrdp.engine.pictures import list_pictures, output_names
+from jrdp.engine.predict import coco_results, predict_files
+from jrdp.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def weights(seeded, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "r50.safetensors"
+    save_file(seeded("r50"), str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(weights):
+    return jrdp.load(weights, device="cpu", overrides=["test.engine=plain"])
+
+
+@pytest.fixture(scope="module")
+def prediction(model, golden):
+    return model.predict(golden / "imgs" / "b_267x400.png")
+
+
+def by_score(boxes, scores):
+    order = np.argsort(-scores, kind="stable")
+    return boxes[order], scores[order]
+
+
+def test_configuration_is_inferred_from_the_tensors(model):
+    assert model.config.model.backbone.name == "r50"
+    assert model.config.model.pyramid.enhancement == "regularized"
+
+
+def test_boxes_scores_and_masks_are_the_released_ones(prediction, golden):
+    numbers = np.load(golden / "r50" / "infer_b_267x400.npz")
+    boxes, scores = by_score(numbers["det/boxes_orig"], numbers["det/scores"])
+    assert np.abs(prediction.boxes - boxes).max() < 0.02
+    assert np.abs(prediction.scores - scores).max() < 1e-4
+    assert prediction.masks.shape == (len(scores), 400, 267) and prediction.masks.dtype == bool
+    order = np.argsort(-numbers["det/scores"], kind="stable")
+    areas = numbers["det/mask_areas"][order]
+    assert np.abs(prediction.masks.sum((1, 2)) - areas).max() <= np.maximum(3, 0.002 * areas.max())
+
+
+def test_file_image_and_array_are_the_same_picture(model, prediction, golden):
+    path = golden / "imgs" / "b_267x400.png"
+    image = Image.open(path)
+    for picture in (str(path), image, np.asarray(image.convert("RGB"))):
+        assert np.array_equal(model.predict(picture).boxes, prediction.boxes)
+    swapped = model.predict(np.asarray(image.convert("RGB"))[:, :, ::-1])
+    assert len(swapped.scores) != len(prediction.scores) or np.abs(swapped.scores - prediction.scores).max() > 1e-3
+    with pytest.raises(ValueError, match="RGB uint8"):
+        model.predict(np.zeros((4, 4), np.uint8))
+
+
+def test_fast_engine_gives_the_same_predictions(weights, prediction, golden):
+    fast = jrdp.load(weights, device="cpu", overrides=["test.engine=fast"]).predict(golden / "imgs" / "b_267x400.png")
+    assert np.abs(fast.boxes - prediction.boxes).max() < 0.02
+    assert np.abs(fast.scores - prediction.scores).max() < 1e-4
+
+
+def test_threshold_and_run_lengths(prediction):
+    shown = prediction.above(0.2)
+    assert 0 < len(shown.scores) < len(prediction.scores) and shown.scores.min() > 0.2
+    assert len(prediction.above(1.0).scores) == 0 and prediction.above(1.0).masks.shape == (0, 400, 267)
+    for rle, mask in zip(prediction.mask_rle()[:5], prediction.masks):
+        assert np.array_equal(coco_mask.decode(rle).astype(bool), mask)
+
+
+def test_save_draws_on_the_photograph(prediction, tmp_path):
+    prediction.save(tmp_path / "out.png", threshold=0.2)
+    drawn = np.asarray(Image.open(tmp_path / "out.png").convert("RGB"))
+    assert drawn.shape == (400, 267, 3) and (drawn != prediction.photo).any()
+    prediction.save(tmp_path / "none.png", threshold=1.0)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "none.png").convert("RGB")), prediction.photo)
+
+
+def test_result_entries_hold_box_mask_and_name(prediction):
+    entries = coco_results(prediction, 7, "b.png")
+    assert len(entries) == len(prediction.scores)
+    x1, y1, x2, y2 = prediction.boxes[0].tolist()
+    assert entries[0]["bbox"] == pytest.approx([x1, y1, x2 - x1 + 1, y2 - y1 + 1])
+    assert entries[0]["image_id"] == 7 and entries[0]["file_name"] == "b.png" and entries[0]["segmentation"]["size"] == [400, 267]
+
+
+def test_files_of_a_folder(model, golden, tmp_path):
+    (tmp_path / "out").mkdir()
+    pictures = list_pictures([golden / "imgs"])[:2]
+    assert predict_files(model, pictures, tmp_path / "out", 0.2) == []
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a_480x320.png", "a_480x320_instances.png", "b_267x400.png", "b_267x400_instances.png", "predictions.json"}
+    index = np.asarray(Image.open(tmp_path / "out" / "a_480x320_instances.png"))
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    shown = [entry for entry in results if entry["file_name"] == "a_480x320.png" and entry["score"] > 0.2]
+    assert index.shape == (320, 480) and 0 < index.max() <= len(shown)
+
+
+def test_output_names_never_collide(tmp_path):
+    from pathlib import Path
+
+    names = output_names([Path("x/a.jpg"), Path("y/a.jpg"), Path("a.png"), Path("b.png"), Path("b_instances.png")])
+    assert len(set(names)) == 5
+    outputs = [f"{name}{suffix}" for name in names for suffix in (".png", "_instances.png")]
+    assert len(set(outputs)) == len(outputs)
+    assert output_names([Path("one.jpg"), Path("two.jpg")]) == ["one", "two"]
+
+
+def test_weights_of_another_network_are_refused(weights):
+    with pytest.raises(UserError, match="101"):
+        jrdp.load(weights, device="cpu", overrides=["model.backbone.name=r101"])
