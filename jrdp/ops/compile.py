@@ -12,8 +12,8 @@ KERNELS = Path(__file__).resolve().parent / "kernels"
 # Jittor finds the headers that headers include, to notice when they change, on the include path only.
 INCLUDE = f'FLAGS: -I"{KERNELS}" '
 
-# Jittor compiles with -Ofast. Ours decide by the last bit (an overlap against a threshold, a sample against the border),
-# so on the CPU they are compiled as written; the flags come after Jittor's own. (CUDA: host_device.h.)
+# Jittor compiles with -Ofast. Ours decide by the last bit (an overlap against a threshold, a sample against the
+# border), so on the CPU they are compiled as written; the flags come after Jittor's own. (CUDA: host_device.h.)
 EXACT = "-fno-fast-math -ffp-contract=off "
 
 
@@ -38,14 +38,14 @@ class Kernels:
         return self.shim or jt.flags.use_cuda
 
     def run(self, source: str, inputs: list, shapes: list, dtypes: list, data: dict) -> list:
-        """Call `source` on `inputs`; returns one Var per shape. `data` holds what must not recompile when it changes."""
+        """Call `source` on `inputs`; returns one Var per shape. `data`: numbers that may change without recompiling."""
         # A number that is missing from `data` would read 0 without a word, so every name is checked to be in the text.
         unused = [name for name in data if f'data["{name}"]' not in source]
         if unused or source.count('data["') != len(data):
             raise AssertionError(f"source and data disagree: {sorted(data)} against {source}")
         if self.shim:
-            # Naming the shim also makes the text another one: Jittor looks an operator up by its CUDA text first, even on a
-            # CPU, and would take the shimmed operator for the plain one.
+            # Naming the shim also makes the text another one: Jittor looks an operator up by its CUDA text first, even
+            # on a CPU, and would take the shimmed operator for the plain one.
             texts = {"cpu_header": _include("cuda_shim.h") + _include(self.cuda), "cpu_src": source}
         else:
             texts = {"cpu_header": _include(self.cpu), "cpu_src": source}

@@ -8,7 +8,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 
-def paste_masks(probabilities: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
+def paste_masks(
+    probabilities: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5
+) -> np.ndarray:
     """Resize each mask to its box, cut at `threshold` and lay it into the picture.
 
     As released: the mask gets a border of one zero pixel and its box grows by (M + 2) / M about its centre; corners are
@@ -37,7 +39,7 @@ def paste_masks(probabilities: np.ndarray, boxes: np.ndarray, height: int, width
 def paste_mask_rle(
     probabilities: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5
 ) -> list[dict]:
-    """As `paste_masks`, but each mask as COCO RLE `{"size": [height, width], "counts": str}`; one mask at a time is full size."""
+    """As `paste_masks`, as COCO RLE `{"size": [height, width], "counts": str}`; one mask at a time is full size."""
     probabilities, boxes = _check(probabilities, boxes, height, width)
     canvas = np.zeros((height, width), np.uint8, order="F")  # column-major, as COCO's encoder wants it
     encoded = []
@@ -74,7 +76,7 @@ def _expand(boxes: np.ndarray, size: int) -> list[list[int]]:
 
 
 def _axis(low: int, high: int, length: int, size: int) -> tuple[slice, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The picture's pixels in [low, high], and for each the two mask pixels it lies between and the share of the second."""
+    """The picture's pixels in [low, high]; for each the two mask pixels it lies between and the share of the second."""
     target = max(high - low + 1, 1)
     first, last = max(low, 0), min(low + target, high + 1, length)
     last = max(last, first)

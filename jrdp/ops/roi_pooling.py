@@ -14,7 +14,9 @@ MAX_LEVELS = 8  # kMaxRoiLevels in kernels/roi_align.h
 KERNELS = Kernels(cpu="roi_align_cpu.h", cuda="roi_align.cuh")
 
 
-def roi_align(features, rois, output_size: int, spatial_scale: float, sampling_ratio: int = 2, deterministic: bool = True):
+def roi_align(
+    features, rois, output_size: int, spatial_scale: float, sampling_ratio: int = 2, deterministic: bool = True
+):
     """Pool every box from one feature map into `output_size` x `output_size` bins.
 
     Args:
@@ -57,8 +59,8 @@ def multilevel_roi_align(
             scatters with atomic additions, whose order varies from run to run. On a CPU it is always deterministic.
 
     Returns:
-        list of Vars [R, C, P_l, P_l] float32, differentiable in `features`. Sizes, scales and counts of boxes may change
-        from call to call without anything being compiled anew; only another number of levels is another kernel.
+        list of Vars [R, C, P_l, P_l] float32, differentiable in `features`. Sizes, scales and counts of boxes may
+        change from call to call without anything being compiled anew; only another number of levels is another kernel.
 
     Raises:
         ValueError: an argument of the wrong kind, shape or dtype; and, when `rois` is an array, a box (named by its
@@ -114,7 +116,7 @@ class _RoiAlign(jt.Function):
 
 
 def _collect(count: int, feature: str, pooled: str) -> str:
-    """C++ that puts `count` levels into `levels`: operator inputs follow the boxes (in1, in2...), outputs start at out0."""
+    """C++ that puts `count` levels into `levels`: inputs follow the boxes (in1, in2...), outputs start at out0."""
     first = {"in": 1, "out": 0}
     sizes = f"{feature}{first[feature]}_shape"
     lines = [f'RoiLevels levels = roi_levels(in0_shape0, {sizes}0, {sizes}1, (int)data["sampling"]);']
@@ -131,14 +133,16 @@ def _floats(variables: Sequence) -> list:
     return ["float32"] * len(variables)
 
 
-def _check_levels(features: list, output_sizes: Sequence[int], spatial_scales: Sequence[float], sampling_ratio: int) -> None:
+def _check_levels(
+    features: list, output_sizes: Sequence[int], spatial_scales: Sequence[float], sampling_ratio: int
+) -> None:
     if not 1 <= len(features) <= MAX_LEVELS:
         raise ValueError(f"features: 1 to {MAX_LEVELS} levels are supported, got {len(features)}")
     for level, feature in enumerate(features):
         if not isinstance(feature, jt.Var) or feature.ndim != 4 or feature.dtype != "float32":
             raise ValueError(f"features[{level}]: expected a float32 Var [N, C, H, W], got {_describe(feature)}")
         if feature.shape[:2] != features[0].shape[:2]:
-            raise ValueError(f"features[{level}]: [N, C] is {feature.shape[:2]} but level 0 has {features[0].shape[:2]}")
+            raise ValueError(f"features[{level}]: [N, C] is {feature.shape[:2]}, level 0 has {features[0].shape[:2]}")
         if min(feature.shape) < 1:
             raise ValueError(f"features[{level}]: empty, shape {feature.shape}")
     for name, values in (("output_sizes", output_sizes), ("spatial_scales", spatial_scales)):
@@ -166,7 +170,8 @@ def _check_rois(rois, images: int):
         raise ValueError(f"rois: box {broken[0]} is not finite or too large: {array[broken[0]].tolist()}")
     foreign = np.flatnonzero((array[:, 0] < 0) | (array[:, 0] >= images))
     if len(foreign):
-        raise ValueError(f"rois: box {foreign[0]} has batch index {array[foreign[0], 0]:g}, the batch has {images} images")
+        index = array[foreign[0], 0]
+        raise ValueError(f"rois: box {foreign[0]} has batch index {index:g}, the batch has {images} images")
     return jt.array(array)
 
 

@@ -1,4 +1,4 @@
-"""The operators once more, in plain loops and float64, to test the kernels against: written to be read, not to be fast."""
+"""The operators once more, in plain loops and float64, to test the kernels against: to be read, not to be fast."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def paste_probability(probability, box, height: int, width: int) -> np.ndarray:
     return canvas
 
 
-def random_rois(random: np.random.Generator, count: int, images: int, width: float = 480, height: float = 320) -> np.ndarray:
+def random_rois(random, count: int, images: int, width: float = 480, height: float = 320) -> np.ndarray:
     """Boxes as detections are: mostly inside the picture, of all sizes."""
     corner = random.uniform([0, 0], [width, height], (count, 2))
     extent = random.uniform(0, 1, (count, 2)) ** 2 * [width, height]

@@ -1,6 +1,7 @@
 """RoIAlign on the CPU, and its CUDA kernels through the shim: goldens, NumPy reference, gradients, edges, bad input."""
 
 import gc
+from dataclasses import replace
 
 import jittor as jt
 import numpy as np
@@ -15,7 +16,7 @@ PLAN = roi_pooling._Plan(reference.SIZES, reference.SCALES, 2, True, roi_pooling
 VARIANTS = {
     "cpu": lambda plan: plan,
     "cuda gather": lambda plan: plan.shimmed(),
-    "cuda atomics": lambda plan: roi_pooling._Plan(plan.sizes, plan.scales, plan.sampling, False, plan.kernels.shimmed()),
+    "cuda atomics": lambda plan: replace(plan.shimmed(), deterministic=False),
 }
 
 
@@ -66,7 +67,8 @@ def test_equals_the_released_operator(golden, variant):
             (pooled,), backward = pool([case["x"]], case["rois"], variant(plan))
             np.testing.assert_allclose(pooled, case["y"], rtol=0, atol=5e-6, err_msg=f"roi/{index}")
             gradient = backward([case["gy"]])[0]
-            np.testing.assert_allclose(gradient, case["gx"], rtol=0, atol=1e-5 * np.abs(case["gx"]).max(), err_msg=f"roi/{index}")
+            near = 1e-5 * np.abs(case["gx"]).max()
+            np.testing.assert_allclose(gradient, case["gx"], rtol=0, atol=near, err_msg=f"roi/{index}")
 
 
 def test_reference_equals_the_released_operator_and_aligned_does_not(golden):
@@ -186,7 +188,7 @@ BOX = [0, 1, 2, 30, 40]
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"features": np.zeros((1, 2, 4, 4), np.float32)}, r"features\[0\]: expected a float32 Var .* got float32 \[1, 2, 4, 4\]"),
+        ({"features": np.zeros((1, 2, 4, 4), np.float32)}, r"features\[0\]: expected a float32 Var .* got float32"),
         ({"features": jt.zeros((2, 4, 4))}, r"features\[0\]: .* got float32 \[2, 4, 4\]"),
         ({"features": jt.zeros((1, 2, 4, 4), "float64")}, r"features\[0\]: .* got float64"),
         ({"rois": np.zeros((3, 4), np.float32)}, r"rois: expected float32 \[R, 5\]"),
@@ -226,7 +228,7 @@ def test_bad_box_in_a_var(box):
     with pytest.raises(RuntimeError) as caught:
         pooled.numpy()
     text = str(caught.value)
-    # Jittor computes whatever is alive and pending, so the operator that cannot be computed must go before the next test.
+    # Jittor computes whatever is alive and pending, so what cannot be computed must go before the next test.
     del caught, pooled
     gc.collect()
     assert "rois: box 1 has a coordinate that is not finite or too large, or a batch index outside 0..0" in text

@@ -1,5 +1,6 @@
-// CUDA_LAUNCH(kernel, grid, block, arguments...): a launch on the default stream under nvcc, which is where Jittor runs;
-// elsewhere the same kernel run on the host by the shim, so that tests reach kernels and launch code without a GPU.
+// CUDA_LAUNCH(kernel, grid, block, arguments...): a launch on the default stream under nvcc, which is where Jittor
+// runs; elsewhere the same kernel run on the host by the shim, so that tests reach kernels and launch code without a
+// GPU.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,7 +1,7 @@
-// Runs CUDA kernels as plain C++ on the host, for tests: the blocks of a grid one after the other, the threads of a block
-// as fibers that give way at __syncthreads(), __shared__ as static storage. It finds wrong indices, wrong arithmetic and
-// missing barriers between phases that read what others wrote; it cannot find races between blocks, limits of a real
-// device, or memory that only a GPU orders differently.
+// Runs CUDA kernels as plain C++ on the host, for tests: the blocks of a grid one after the other, the threads of a
+// block as fibers that give way at __syncthreads(), __shared__ as static storage. It finds wrong indices, wrong
+// arithmetic and missing barriers between phases that read what others wrote; it cannot find races between blocks,
+// limits of a real device, or memory that only a GPU orders differently.
 #pragma once
 #include <ucontext.h>
 #include <cstddef>
@@ -52,7 +52,8 @@ static inline void run_block(std::vector<Fiber>& fibers, size_t count) {
         Fiber& fiber = fibers[i];
         if (fiber.stack.empty()) fiber.stack.resize(1 << 16);
         fiber.done = false;
-        fiber.index = dim3(i % block_size.x, i / block_size.x % block_size.y, i / ((size_t)block_size.x * block_size.y));
+        fiber.index = dim3(i % block_size.x, i / block_size.x % block_size.y,
+                           i / ((size_t)block_size.x * block_size.y));
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.data();
         fiber.context.uc_stack.ss_size = fiber.stack.size();

@@ -7,9 +7,9 @@
 #define HOST_DEVICE inline
 #endif
 
-// Single operations rounded once to float32, which no compiler flag may fuse, reorder or approximate: discrete decisions
-// (is an overlap above the threshold, how many samples has a bin) depend on the last bit. On the host the same holds
-// because the kernels are compiled with -fno-fast-math -ffp-contract=off (see compile.py).
+// Single operations rounded once to float32, which no compiler flag may fuse, reorder or approximate: discrete
+// decisions (is an overlap above the threshold, how many samples has a bin) depend on the last bit. On the host the
+// same holds because the kernels are compiled with -fno-fast-math -ffp-contract=off (see compile.py).
 HOST_DEVICE float add_exact(float a, float b) {
 #if defined(__CUDA_ARCH__)
     return __fadd_rn(a, b);

@@ -4,10 +4,10 @@
 //   bytes  boxes and scores 20 n read, 24 n written sorted, bits of the upper triangle n^2/16 written and read once:
 //          1,000: 0.17 MB; 5,000: 3.3 MB; an H100 moves that in under 0.1 us and 1 us
 //   flops  1,000: 14 M, 5,000: 350 M: 0.2 us and 5 us at 67 TFLOP/s
-//   order  what binds is the chain: the sweep takes 64 boxes after 64. Each step reads 64 words of the diagonal, decides,
-//          and joins the kept rows: about 2.5 us; 16 steps (1,000) take 40 us, 79 steps (5,000) 200 us; and three
-//          launches about 3 us each. So the sweep's steps are the floor to aim at: 50 us and 220 us in all.
-// These are estimates from the counts above; docs/gpu.md holds what was measured, if anything was.
+//   order  what binds is the chain: the sweep takes 64 boxes after 64. Each step reads 64 words of the diagonal,
+//          decides, and joins the kept rows: about 2.5 us; 16 steps (1,000) take 40 us, 79 steps (5,000) 200 us; and
+//          three launches about 3 us each. So the sweep's steps are the floor to aim at: 50 us and 220 us in all.
+// All of this is derived, none of it measured.
 #pragma once
 #include "cuda_launch.h"
 #include "nms.h"
@@ -18,11 +18,12 @@ const int kNmsBits = 64;
 const int kNmsRanked = 32, kNmsParts = 8;  // a block ranks 32 boxes, eight threads each
 const int kNmsSweepers = 256;
 
-// Where each box goes in descending order of score, counting the boxes before it: stable, whatever the scores. Also clears
-// what the sweep marks, and notes the first box that is not finite.
+// Where each box goes in descending order of score, counting the boxes before it: stable, whatever the scores. Also
+// clears what the sweep marks, and notes the first box that is not finite.
 __global__ void __launch_bounds__(kNmsRanked* kNmsParts)
-    nms_rank_kernel(const float* __restrict__ boxes, const float* __restrict__ scores, int n, float* __restrict__ sorted,
-                    int* __restrict__ order, int* __restrict__ keep, int* __restrict__ flags) {
+    nms_rank_kernel(const float* __restrict__ boxes, const float* __restrict__ scores, int n,
+                    float* __restrict__ sorted, int* __restrict__ order, int* __restrict__ keep,
+                    int* __restrict__ flags) {
     __shared__ int before[kNmsParts][kNmsRanked];
     const int i = blockIdx.x * kNmsRanked + threadIdx.x, part = threadIdx.y;
     int count = 0;
@@ -44,7 +45,8 @@ __global__ void __launch_bounds__(kNmsRanked* kNmsParts)
 
 // Block (i, j) of the upper triangle compares 64 boxes with 64 boxes.
 __global__ void __launch_bounds__(kNmsBits)
-    nms_overlap_kernel(const float* __restrict__ sorted, int n, float threshold, NmsWord* __restrict__ mask, int words) {
+    nms_overlap_kernel(const float* __restrict__ sorted, int n, float threshold, NmsWord* __restrict__ mask,
+                       int words) {
     __shared__ float others[kNmsBits][5];
     // The triangle's blocks are numbered row by row: row r starts after words + (words - 1) + ... of the rows above.
     int row = 0, column = blockIdx.x;
@@ -64,11 +66,13 @@ __global__ void __launch_bounds__(kNmsBits)
     mask[(size_t)i * words + column] = bits;
 }
 
-// One block goes through the sorted boxes 64 at a time: thread 0 settles which of them live from the diagonal words alone,
-// then every thread joins the kept rows into the words that it owns. Last, the kept boxes are listed in ascending order.
+// One block goes through the sorted boxes 64 at a time: thread 0 settles which of them live from the diagonal words
+// alone, then every thread joins the kept rows into the words that it owns. Last, the kept boxes are listed in
+// ascending order.
 __global__ void __launch_bounds__(kNmsSweepers)
-    nms_sweep_kernel(NmsWord* __restrict__ mask, int n, int words, const int* __restrict__ order, int* __restrict__ flags,
-                     int* __restrict__ keep, int* __restrict__ status, NmsWord* __restrict__ suppressed) {
+    nms_sweep_kernel(NmsWord* __restrict__ mask, int n, int words, const int* __restrict__ order,
+                     int* __restrict__ flags, int* __restrict__ keep, int* __restrict__ status,
+                     NmsWord* __restrict__ suppressed) {
     __shared__ NmsWord diagonal[kNmsBits], kept;
     __shared__ int counts[kNmsSweepers], broken[kNmsSweepers];
     const int thread = threadIdx.x;
@@ -133,8 +137,9 @@ static inline void nms_run(const float* boxes, const float* scores, int n, float
                            float* sorted, int* order, int* mask, int* flags) {
     const int words = (n + kNmsBits - 1) / kNmsBits;
     NmsWord* bits = (NmsWord*)mask;
-    CUDA_LAUNCH(nms_rank_kernel, (n + kNmsRanked - 1) / kNmsRanked, dim3(kNmsRanked, kNmsParts), boxes, scores, n, sorted, order,
-                keep, flags);
+    CUDA_LAUNCH(nms_rank_kernel, (n + kNmsRanked - 1) / kNmsRanked, dim3(kNmsRanked, kNmsParts), boxes, scores, n,
+                sorted, order, keep, flags);
     CUDA_LAUNCH(nms_overlap_kernel, words * (words + 1) / 2, kNmsBits, sorted, n, threshold, bits, words);
-    CUDA_LAUNCH(nms_sweep_kernel, 1, kNmsSweepers, bits, n, words, order, flags, keep, status, bits + (size_t)n * words);
+    CUDA_LAUNCH(nms_sweep_kernel, 1, kNmsSweepers, bits, n, words, order, flags, keep, status,
+                bits + (size_t)n * words);
 }

@@ -5,7 +5,9 @@
 
 HOST_DEVICE float nms_side(float low, float high) { return add_exact(add_exact(high, -low), 1.0f); }
 
-HOST_DEVICE float nms_area(const float* box) { return multiply_exact(nms_side(box[0], box[2]), nms_side(box[1], box[3])); }
+HOST_DEVICE float nms_area(const float* box) {
+    return multiply_exact(nms_side(box[0], box[2]), nms_side(box[1], box[3]));
+}
 
 // box: x1, y1, x2, y2, area
 HOST_DEVICE float nms_iou(const float* a, const float* b) {
@@ -22,5 +24,7 @@ HOST_DEVICE bool nms_before(float score_a, int a, float score_b, int b) {
 }
 
 HOST_DEVICE bool nms_is_usable(const float* box, float score) {
-    return is_finite_bits(box[0]) && is_finite_bits(box[1]) && is_finite_bits(box[2]) && is_finite_bits(box[3]) && is_finite_bits(score);
+    for (int i = 0; i < 4; i++)
+        if (!is_finite_bits(box[i])) return false;
+    return is_finite_bits(score);
 }

@@ -8,10 +8,11 @@
 //   time   an H100 (3.35 TB/s, 67 TFLOP/s): 22 us for the bytes, 8 us for the flops: bound by writing the result
 // Besides, each output reads 16 values that hit L1 or L2 (the maps fit in L2): 1.1 GB through L1, about 40 us at the
 // 28 TB/s of 132 L1 caches. So forward should reach 22/60 or about 0.35 of the memory floor; aim at under 65 us.
-// Backward by gathering reads 16 values an output from the 70.5 MB (neighbouring pixels share them in L1) and adds
-// 17 MFLOP-class index work: aim at under 150 us. Backward with atomics issues 282 M float additions into 0.41 M
-// addresses, which L2 serves at roughly 1 T/s at best and less where lanes meet at one address: 280 us and more. These
-// shares are estimates from the counts above; docs/gpu.md holds what was measured, if anything was.
+// Backward by gathering reads each of the 17.6 M gradients from the up to 16 pixels it goes to (neighbouring pixels
+// share them in L1) and works out two weights for every eight channels: aim at under 150 us. Backward with atomics
+// issues 282 M float additions into 0.41 M addresses, which L2 serves at roughly 1 T/s at best and less where lanes
+// meet at one address: 280 us and more. That is why gathering is the default. All of this is derived, none of it
+// measured.
 #pragma once
 #include <stdexcept>
 #include "cuda_launch.h"
@@ -70,7 +71,8 @@ inline __device__ RoiCorners roi_corners(const RoiTap& y, const RoiTap& x, int w
     return corners;
 }
 
-__global__ void __launch_bounds__(kRoiThreads) roi_forward_kernel(const RoiLevels levels, const float* __restrict__ rois, int items) {
+__global__ void __launch_bounds__(kRoiThreads)
+    roi_forward_kernel(const RoiLevels levels, const float* __restrict__ rois, int items) {
     const int item = blockIdx.x * blockDim.x + threadIdx.x;
     if (item >= items) return;
     const RoiItem at = roi_item(levels, item);
@@ -104,7 +106,8 @@ __global__ void __launch_bounds__(kRoiThreads) roi_forward_kernel(const RoiLevel
         if (c < live) *pooled = sums[c] * share;
 }
 
-__global__ void __launch_bounds__(kRoiThreads) roi_scatter_kernel(const RoiLevels levels, const float* __restrict__ rois, int items) {
+__global__ void __launch_bounds__(kRoiThreads)
+    roi_scatter_kernel(const RoiLevels levels, const float* __restrict__ rois, int items) {
     const int item = blockIdx.x * blockDim.x + threadIdx.x;
     if (item >= items) return;
     const RoiItem at = roi_item(levels, item);
@@ -139,7 +142,8 @@ __global__ void __launch_bounds__(kRoiThreads) roi_scatter_kernel(const RoiLevel
 
 // A block owns 32 neighbouring pixels of one image, level and group of channels, so nobody else adds to them. Its eight
 // slices of threads share out the boxes, and their sums meet in shared memory in a fixed order.
-__global__ void __launch_bounds__(kRoiThreads) roi_gather_kernel(const RoiLevels levels, const float* __restrict__ rois) {
+__global__ void __launch_bounds__(kRoiThreads)
+    roi_gather_kernel(const RoiLevels levels, const float* __restrict__ rois) {
     __shared__ float partial[kRoiSlices][kRoiChannels][kRoiPixels];
     const int groups = roi_groups(levels), lane = threadIdx.x, slice = threadIdx.y;
     int block = blockIdx.x, l = 0, tiles = 0;
@@ -193,7 +197,8 @@ __global__ void __launch_bounds__(kRoiThreads) roi_gather_kernel(const RoiLevels
 }
 
 static inline int roi_count(long long count, const char* what) {
-    if (count > 0x7fffffffLL - kRoiThreads) throw std::length_error(std::string(what) + ": too many boxes, channels or bins for one launch");
+    if (count > 0x7fffffffLL - kRoiThreads)
+        throw std::length_error(std::string(what) + ": too many boxes, channels or bins for one launch");
     return (int)count;
 }
 

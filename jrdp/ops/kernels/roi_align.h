@@ -34,7 +34,8 @@ inline RoiLevels roi_levels(int rois, int images, int channels, int sampling) {
     return levels;
 }
 
-inline void roi_add_level(RoiLevels& levels, float* feature, float* pooled, int height, int width, int size, double scale) {
+inline void roi_add_level(RoiLevels& levels, float* feature, float* pooled, int height, int width, int size,
+                          double scale) {
     RoiLevel level = {feature, pooled, height, width, size, (float)scale};
     levels.level[levels.count++] = level;
 }

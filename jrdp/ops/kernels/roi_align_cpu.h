@@ -40,12 +40,14 @@ struct RoiGrid {
 static inline void roi_require_usable(const RoiLevels& levels, const float* rois) {
     for (int r = 0; r < levels.rois; r++)
         if (!roi_is_usable(rois + (size_t)r * 5, levels.images))
-            throw std::invalid_argument("rois: box " + std::to_string(r) +
-                                        " has a coordinate that is not finite or too large, or a batch index outside 0.." +
-                                        std::to_string(levels.images - 1));
+            throw std::invalid_argument(
+                "rois: box " + std::to_string(r) +
+                " has a coordinate that is not finite or too large, or a batch index outside 0.." +
+                std::to_string(levels.images - 1));
 }
 
-static inline void roi_pool_channel(const float* feature, float* pooled, int width, int size, const RoiGrid& grid, float* row) {
+static inline void roi_pool_channel(const float* feature, float* pooled, int width, int size, const RoiGrid& grid,
+                                    float* row) {
     const int first = grid.columns.first, last = grid.columns.last;
     const float share = grid.share();
     const RoiTap* row_tap = grid.rows.taps.data();
@@ -67,7 +69,8 @@ static inline void roi_pool_channel(const float* feature, float* pooled, int wid
     }
 }
 
-static inline void roi_spread_channel(float* feature, const float* pooled, int width, int size, const RoiGrid& grid, float* row) {
+static inline void roi_spread_channel(float* feature, const float* pooled, int width, int size, const RoiGrid& grid,
+                                    float* row) {
     const int first = grid.columns.first, last = grid.columns.last;
     const float share = grid.share();
     const RoiTap* row_tap = grid.rows.taps.data();
@@ -111,7 +114,8 @@ static inline void roi_align_forward(const RoiLevels& levels, const float* rois)
             const size_t area = (size_t)level.height * level.width, bins = (size_t)level.size * level.size;
             for (int c = begin; c < end; c++)
                 roi_pool_channel(level.feature + ((size_t)roi[0] * channels + c) * area,
-                                 level.pooled + ((size_t)r * channels + c) * bins, level.width, level.size, grid, row.data());
+                                 level.pooled + ((size_t)r * channels + c) * bins, level.width, level.size, grid,
+                                 row.data());
         }
     }
 }
