@@ -61,16 +61,22 @@ class Conv(nn.Module):
 class FrozenBatchNorm(nn.Module):
     """Batch norm as a fixed affine map with no epsilon, as released: w / sqrt(var) * (x - mean) + b.
 
-    Its four tensors `[C]` are never trained.
+    Its four tensors `[C]` are never trained. While `measuring` is set, a forward pass first takes mean and variance over
+    from its input `[N, C, H, W]`, which a network without ImageNet weights needs once (`engine/start.py`).
     """
 
     def __init__(self, channels: int):
+        self.measuring = False
         self.weight = jt.array(np.ones(channels, np.float32)).stop_grad()
         self.bias = jt.array(np.zeros(channels, np.float32)).stop_grad()
         self.running_mean = jt.array(np.zeros(channels, np.float32)).stop_grad()
         self.running_var = jt.array(np.ones(channels, np.float32)).stop_grad()
 
     def execute(self, x: jt.Var) -> jt.Var:
+        if self.measuring:
+            values = x.numpy()
+            self.running_mean.assign(values.mean((0, 2, 3)))
+            self.running_var.assign(values.var((0, 2, 3)) + np.float32(1e-5))  # a dead channel has none
         scale = self.weight / jt.sqrt(self.running_var)
         shift = self.bias - self.running_mean * scale
         return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)

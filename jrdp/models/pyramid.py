@@ -1,120 +1,35 @@
-"""The pyramids of the paper that work from fine to coarse (Sec. III-B), and which one a config asks for.
-
-Notation: P_i is a level of the FPN, P'_i the enhanced one, i = 3..7; F is a fusion of concatenated maps (`fusion`),
-resize is bilinear, directly from the one level's size to the other's.
-"""
+"""Which pyramid a config asks for."""
 
 from __future__ import annotations
 
-import jittor as jt
-from jittor import nn
-
 from jrdp.config import PyramidConfig
-from jrdp.errors import UserError
-from jrdp.models.fpn import CHANNELS, FPN, LEVELS
-from jrdp.models.layers import Conv, Stages, bilinear, kaiming_normal_fan_out, keep
-
-AVAILABLE = ("none", "progressive", "dense", "regularized")
+from jrdp.models.dense_pyramid import (
+    DensePyramid,
+    ProgressivePyramid,
+    RegularizedDensePyramid,
+    TopDownRegularizedPyramid,
+)
+from jrdp.models.fpn import FPN
+from jrdp.models.pyramid_variants import BiFpn, NasFpn, PathAggregation
 
 
 def build_pyramid(config: PyramidConfig, in_channels: tuple[int, int, int]) -> FPN:
-    """The pyramid that `config.enhancement` names, over maps C3, C4, C5 with `in_channels`."""
-    if config.enhancement == "none":
-        return FPN(config, in_channels)
+    """The pyramid that `config.enhancement` names, over maps C3, C4, C5 with `in_channels`.
+
+    Raises `UserError` where an enhancement does not work on the levels that `config.levels` asks for.
+    """
     if config.enhancement == "progressive":
         return ProgressivePyramid(config, in_channels)
     if config.enhancement == "dense":
         return DensePyramid(config, in_channels)
     if config.enhancement == "regularized":
         return RegularizedDensePyramid(config, in_channels)
-    raise UserError(
-        f"model.pyramid.enhancement: {config.enhancement} is not implemented; available: {', '.join(AVAILABLE)}"
-    )
-
-
-def fusion(config: PyramidConfig, maps: int) -> nn.Module:
-    """F: `maps` concatenated maps -> one of 256 channels. As released a 1x1 and a 3x3, in the paper one 3x3; no ReLU."""
-    if config.fusion == "3x3":
-        return Conv(maps * CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-    return nn.Sequential(
-        Conv(maps * CHANNELS, CHANNELS, 1, init=kaiming_normal_fan_out),
-        Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out),
-    )
-
-
-class BottomUpPyramid(FPN):
-    """What the three have in common: the blocks F, one for each level that is enhanced.
-
-    With `levels: p3-p5` only P3, P4, P5 are enhanced; P6 and P7 (made from the FPN's P5 in any case) pass unchanged.
-    """
-
-    def _build_refine_blocks(self, config: PyramidConfig, maps: tuple[int, int, int, int]) -> None:
-        """F of P3 is one 3x3; those of P4..P7 fuse `maps` maps each."""
-        self.refine_block_1 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-        self.refine_block_2 = fusion(config, maps[0])
-        self.refine_block_3 = fusion(config, maps[1])
-        if config.levels == "p3-p7":
-            self.refine_block_4 = fusion(config, maps[2])
-            self.refine_block_5 = fusion(config, maps[3])
-
-    def _coarser_refine_blocks(self) -> list[nn.Module]:
-        """F of P4, P5 and, where they are enhanced, P6, P7."""
-        blocks = [self.refine_block_2, self.refine_block_3]
-        return blocks + [self.refine_block_4, self.refine_block_5] if hasattr(self, "refine_block_4") else blocks
-
-
-class ProgressivePyramid(BottomUpPyramid):
-    """NP, the plain bottom-up pyramid (Eq. 3-4): P'_3 = F(P_3), P'_i = F([resize(P'_{i-1}), P_i])."""
-
-    def _build_enhancement(self, config: PyramidConfig) -> None:
-        self._build_refine_blocks(config, maps=(2, 2, 2, 2))
-
-    def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
-        refined = [self.refine_block_1(levels[0])]
-        for level, refine in zip(levels[1:], self._coarser_refine_blocks()):
-            finer = bilinear(refined[-1], level.shape[2:])
-            refined.append(refine(jt.concat([finer, level], dim=1)))
-        return refined + levels[len(refined) :]
-
-
-class DensePyramid(BottomUpPyramid):
-    """DP (Eq. 5): P'_3 = F(P_3), P'_i = F([resize(P'_3), ..., resize(P'_{i-1}), P_i])."""
-
-    def _build_enhancement(self, config: PyramidConfig) -> None:
-        self._build_refine_blocks(config, maps=(2, 3, 4, 5))
-
-    def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
-        refined = [self.refine_block_1(levels[0])]
-        for level, refine in zip(levels[1:], self._coarser_refine_blocks()):
-            finer = [bilinear(x, level.shape[2:]) for x in refined]
-            refined.append(refine(jt.concat([*finer, level], dim=1)))
-        return refined + levels[len(refined) :]
-
-
-class RegularizedDensePyramid(BottomUpPyramid):
-    """RDP (Eq. 6-8), as released: the level itself decides, pixel by pixel, what it takes from the finer ones.
-
-    A_i = sigmoid(conv3x3(P_i)), 256 channels; P'_i = F([A_i resize(P'_3), ..., A_i resize(P'_{i-1}), P_i]).
-    `att_block_1` belongs to P4.
-    """
-
-    def _build_enhancement(self, config: PyramidConfig) -> None:
-        self._build_refine_blocks(config, maps=(2, 3, 4, 5))
-        self.att_block_1 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-        self.att_block_2 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-        if config.levels == "p3-p7":
-            self.att_block_3 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-            self.att_block_4 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-
-    def _attention_blocks(self) -> list[nn.Module]:
-        blocks = [self.att_block_1, self.att_block_2]
-        return blocks + [self.att_block_3, self.att_block_4] if hasattr(self, "att_block_3") else blocks
-
-    def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
-        refined = [self.refine_block_1(levels[0])]
-        for level, refine, attend in zip(levels[1:], self._coarser_refine_blocks(), self._attention_blocks()):
-            logits = keep(stages, f"att_logit_P{LEVELS[len(refined)]}", attend(level))
-            attention = jt.sigmoid(logits)
-            finer = [attention * bilinear(x, level.shape[2:]) for x in refined]
-            refined.append(refine(jt.concat([*finer, level], dim=1)))
-        return refined + levels[len(refined) :]
+    if config.enhancement == "top_down_regularized":
+        return TopDownRegularizedPyramid(config, in_channels)
+    if config.enhancement == "pa":
+        return PathAggregation(config, in_channels)
+    if config.enhancement == "nas_fpn":
+        return NasFpn(config, in_channels)
+    if config.enhancement == "bifpn":
+        return BiFpn(config, in_channels)
+    return FPN(config, in_channels)

@@ -8,7 +8,7 @@ from test_model_layers import plain_conv
 from jrdp.config import PyramidConfig
 from jrdp.errors import UserError
 from jrdp.models.layers import Conv
-from jrdp.models.pyramid import AVAILABLE, build_pyramid
+from jrdp.models.pyramid import build_pyramid
 from jrdp.models.state import named_tensors
 
 IN_CHANNELS = (8, 12, 16)
@@ -57,11 +57,92 @@ class Plain:
         return [p3, p4, p5, p6, self("top_blocks.p7", np.maximum(p6, 0), 2)]
 
 
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def pa(plain, levels):
+    path = [levels[0]]
+    for k, level in enumerate(levels[1:]):
+        path.append(relu(plain(f"pa_out.{k}", relu(plain(f"pa_down.{k}", path[-1], 2)) + level)))
+    return path
+
+
+def at(x, like):
+    """Pixel repetition, or the maximum over the pixels that fall on one, by a power of two."""
+    height, width = like.shape[2:]
+    if x.shape[2] < height or x.shape[3] < width:
+        factor = next(f for f in (2, 4, 8, 16) if x.shape[2] * f >= height and x.shape[3] * f >= width)
+        return x.repeat(factor, 2).repeat(factor, 3)[:, :, :height, :width]
+    if x.shape == like.shape:
+        return x
+    factor = next(f for f in (2, 4, 8, 16) if -(-x.shape[2] // f) <= height and -(-x.shape[3] // f) <= width)
+    rows = [x[:, :, factor * i : factor * (i + 1)].max(axis=2) for i in range(height)]
+    x = np.stack(rows, axis=2)
+    return np.stack([x[:, :, :, factor * i : factor * (i + 1)].max(axis=3) for i in range(width)], axis=3)
+
+
+def nas_fpn(plain, levels):
+    p3, p4, p5, p6, p7 = levels
+
+    def cell(k, x):
+        return plain(f"nas_cells.{k}", relu(x))
+
+    def gp(a, b, like):
+        a, b = at(a, like), at(b, like)
+        return b + sigmoid(b.max(axis=(2, 3), keepdims=True)) * a
+
+    first = cell(0, gp(p6, p4, p4))
+    second = cell(1, first + p4)
+    n3 = cell(2, at(second, p3) + p3)
+    n4 = cell(3, at(n3, p4) + second)
+    n5 = cell(4, gp(n4, n3, p5) + p5)
+    n7 = cell(5, gp(n5, second, p7) + p7)
+    return [n3, n4, n5, cell(6, gp(n7, n5, p6)), n7]
+
+
+def pooled(x):
+    """Maximum over 3x3, stride 2, nothing outside the map."""
+    height, width = x.shape[2:]
+    y = np.empty((*x.shape[:2], -(-height // 2), -(-width // 2)))
+    for i in range(y.shape[2]):
+        for j in range(y.shape[3]):
+            y[:, :, i, j] = x[:, :, max(2 * i - 1, 0) : 2 * i + 2, max(2 * j - 1, 0) : 2 * j + 2].max(axis=(2, 3))
+    return y
+
+
+def bifpn(plain, levels):
+    last = len(levels) - 1
+
+    def fuse(name, *maps):
+        weight = relu(plain.tensors[f"{name}.weight"])
+        x = sum(w * x for w, x in zip(weight, maps)) / (weight.sum() + 1e-4)
+        x = x * sigmoid(x)
+        w, b = (plain.tensors[f"{name}.depthwise.{what}"] for what in ("weight", "bias"))
+        return plain(f"{name}.pointwise", plain_conv(x, w, b, groups=256))
+
+    between = {last: levels[last]}
+    for i in range(last - 1, -1, -1):
+        between[i] = fuse(f"bifpn_down.{last - 1 - i}", levels[i], at(between[i + 1], levels[i]))
+    out = [between[0]]
+    for i in range(1, last):
+        out.append(fuse(f"bifpn_up.{i - 1}", levels[i], between[i], pooled(out[-1])))
+    return [*out, fuse(f"bifpn_up.{last - 1}", levels[last], pooled(out[-1]))]
+
+
 def expected_levels(plain, config, levels):
-    """Eq. 3-8 of the paper."""
-    if config.enhancement == "none":
-        return levels
+    """Eq. 3-8 of the paper, and the equations of the others."""
     count = 3 if config.levels == "p3-p5" else 5
+    others = {"none": lambda plain, levels: levels, "pa": pa, "nas_fpn": nas_fpn, "bifpn": bifpn}
+    if config.enhancement in others:
+        return others[config.enhancement](plain, levels[:count]) + levels[count:]
+    if config.enhancement == "top_down_regularized":
+        upside_down = expected_levels(plain, PyramidConfig(levels=config.levels), levels[:count][::-1])
+        return upside_down[::-1] + levels[count:]
     refined = [plain("refine_block_1", levels[0])]
     for i in range(1, count):
         finer = [resize(x, levels[i].shape[2:]) for x in refined]
@@ -79,6 +160,8 @@ def random_biases(pyramid):
     for name, value in named_tensors(pyramid).items():
         if name.endswith("bias"):
             value.assign(rng.standard_normal(value.shape).astype(np.float32))
+        elif len(value.shape) == 1:  # the weights of BiFPN, some of them negative
+            value.assign((1 + rng.standard_normal(value.shape)).astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +175,13 @@ def random_biases(pyramid):
         {"enhancement": "dense", "levels": "p3-p5"},
         {"enhancement": "regularized", "levels": "p3-p5"},
         {"enhancement": "regularized", "fusion": "3x3", "upsample": "bilinear"},
+        {"enhancement": "top_down_regularized"},
+        {"enhancement": "top_down_regularized", "levels": "p3-p5"},
+        {"enhancement": "pa"},
+        {"enhancement": "pa", "levels": "p3-p5"},
+        {"enhancement": "nas_fpn"},
+        {"enhancement": "bifpn"},
+        {"enhancement": "bifpn", "levels": "p3-p5"},
     ],
     ids=lambda options: " ".join(options.values()),
 )
@@ -115,12 +205,9 @@ def test_the_stages_are_named(maps):
     assert [tuple(stages[f"RP{k}"].shape) for k in range(3, 8)] == [(1, 256, *size) for size in SIZES]
 
 
-@pytest.mark.parametrize("enhancement", ["top_down_regularized", "pa", "nas_fpn", "bifpn"])
-def test_what_is_not_there_is_said(enhancement):
-    if enhancement in AVAILABLE:
-        return
-    with pytest.raises(UserError, match=f"{enhancement} is not implemented; available: none, progressive"):
-        build_pyramid(PyramidConfig(enhancement=enhancement), IN_CHANNELS)
+def test_nas_fpn_needs_all_levels():
+    with pytest.raises(UserError, match="levels must be p3-p7"):
+        build_pyramid(PyramidConfig(enhancement="nas_fpn", levels="p3-p5"), IN_CHANNELS)
 
 
 def test_one_fusion_convolution():
