@@ -24,7 +24,7 @@ def evaluate_datasets(network, config: Config, test_sets: list, out: Path) -> di
     """
     metrics = {}
     for name, dataset in test_sets:
-        folder = out if len(test_sets) == 1 else out / name.replace("/", "_").replace(":", "_")
+        folder = out if len(test_sets) == 1 else out / _folder_name(name)
         metrics[name] = evaluate_dataset(network, config, name, dataset, folder)
     return metrics
 
@@ -59,3 +59,8 @@ def evaluate_dataset(network, config: Config, name: str, dataset, out: Path) -> 
     print(format_metrics(metrics))
     print(f"results: {out}")
     return metrics
+
+
+def _folder_name(dataset: str) -> str:
+    """`ecssd/imgs:ecssd/val.json` -> `ecssd_val`: what tells apart datasets that are named by their paths."""
+    return dataset.rpartition(":")[2].replace(".json", "").strip("/.").replace("/", "_")

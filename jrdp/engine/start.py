@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import jittor as jt
+
 from jrdp import interchange
 from jrdp.config import Config
 from jrdp.engine.weights import check_preprocessing, expected_tensors, is_backbone_only
 from jrdp.interchange import WeightFile
+from jrdp.models.layers import FrozenBatchNorm
 from jrdp.models.state import assign_state, named_tensors
+from jrdp.structures import ImageBatch
 
 
 def read_start(config: Config) -> WeightFile | None:
@@ -18,13 +22,27 @@ def read_start(config: Config) -> WeightFile | None:
     return file
 
 
-def initialise(model, file: WeightFile | None) -> str:
+def start_from_scratch(model, batch: ImageBatch) -> str:
+    """Let the frozen batch norms of a random backbone normalise, by the statistics of one batch of the training set.
+
+    The released code always starts from ImageNet weights. Frozen batch norm does nothing without statistics: the
+    residual branches of a random network would then add up to activations that no learning rate suits.
+    """
+    norms = [module for module in model.backbone.body.modules() if isinstance(module, FrozenBatchNorm)]
+    for norm in norms:
+        norm.measuring = True
+    with jt.no_grad():
+        jt.sync(list(model.backbone.body(jt.array(batch.images))))
+    for norm in norms:
+        norm.measuring = False
+    return "starting from random weights (train.weights is not set), batch norm measured on one batch"
+
+
+def initialise(model, file: WeightFile) -> str:
     """Fill `model` from `file`, strictly; returns a line that says where training starts.
 
     A file with backbone tensors alone fills the backbone; any other file must fill the whole network.
     """
-    if file is None:
-        return "starting from random weights (train.weights is not set)"
     tensors = named_tensors(model)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     matched = interchange.match(expected_tensors(shapes, file), file)

@@ -13,11 +13,12 @@ import numpy as np
 from jrdp.config import Config, dump_config
 from jrdp.data.catalog import load_dataset
 from jrdp.data.loader import TrainLoader
+from jrdp.data.transforms import batch_images
 from jrdp.engine import distributed
 from jrdp.engine.checkpoint import load_training_state, save_checkpoint
 from jrdp.engine.curves import plot_curves
 from jrdp.engine.network import for_prediction
-from jrdp.engine.start import initialise, read_start
+from jrdp.engine.start import initialise, read_start, start_from_scratch
 from jrdp.engine.evaluate import evaluate_datasets
 from jrdp.files import make_folder, write_text
 from jrdp.errors import UserError
@@ -45,19 +46,7 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
     test_sets = [(name, load_dataset([name], config, training=False)) for name in config.data.test]
     start = read_start(config) if state is None else None
     model = RDPNet(config.model)
-    if state is None:
-        note = initialise(model, start)
-    else:
-        assign_state(model, state.tensors)
-        note = f"resumed from {out / 'last.safetensors'} at iteration {state.iteration}"
-    solver = Solver(trainable_parameters(model), config.solver)
-    if state is not None:
-        solver.load_momentum(state.momentum)
     first = 0 if state is None else state.iteration
-    if distributed.is_main():
-        print(f"training on {len(dataset)} pictures, {config.solver.max_iterations} iterations of {config.solver.batch_size}")
-        print(note)
-        write_text(out / "config.yaml", dump_config(config))
     loader = TrainLoader(
         dataset,
         batch_size=config.solver.batch_size,
@@ -68,6 +57,20 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
+    if state is not None:
+        assign_state(model, state.tensors)
+        note = f"resumed from {out / 'last.safetensors'} at iteration {state.iteration}"
+    elif start is not None:
+        note = initialise(model, start)
+    else:
+        note = start_from_scratch(model, batch_images([dataset.example(*task).image for task in next(loader.plan())]))
+    solver = Solver(trainable_parameters(model), config.solver)
+    if state is not None:
+        solver.load_momentum(state.momentum)
+    if distributed.is_main():
+        print(f"training on {len(dataset)} pictures, {config.solver.max_iterations} iterations of {config.solver.batch_size}")
+        print(note)
+        write_text(out / "config.yaml", dump_config(config))
     last = config.solver.max_iterations
     values: dict[str, float] = {}
     with _Log(out / "log.jsonl", first) as log, loader:
