@@ -95,7 +95,7 @@ def from_torchvision(tensors: Mapping[str, Tensor]) -> Renamed:
 
 
 def from_caffe2(blobs: Mapping[str, Tensor]) -> Renamed:
-    """Detectron's model files: R-50, R-101, X-101-32x8d. Batch norm is a scale and a shift there (mean 0, variance 1)."""
+    """Detectron's model files: R-50, R-101, X-101-32x8d. Batch norm is scale and shift there (mean 0, variance 1)."""
     result = Renamed({})
     for name, blob in blobs.items():
         if name.endswith("_momentum"):
@@ -110,7 +110,8 @@ def from_caffe2(blobs: Mapping[str, Tensor]) -> Renamed:
             target, note = _caffe2_target(name), ""
             if name in ("conv1_bn_b", "res_conv1_bn_b") and "conv1_b" in blobs:
                 scale = blobs[name[:-1] + "s"] if name[:-1] + "s" in blobs else np.float32(1)
-                blob, note = as_float32(blob) + as_float32(scale) * as_float32(blobs["conv1_b"]), "with conv1_b folded in"
+                blob = as_float32(blob) + as_float32(scale) * as_float32(blobs["conv1_b"])
+                note = "with conv1_b folded in"
             result.put(name, target, blob, note)
     for target in [name for name in result.tensors if re.search(r"(bn\d|downsample\.1)\.weight$", name)]:
         channels = result.tensors[target].shape

@@ -81,7 +81,7 @@ def expected_layout(file: WeightFile) -> list[Entry]:
     look = file.likeness
     if not look.backbone:
         names = ", ".join(list(file.tensors)[:3])
-        raise UserError(f"{file.path} is no checkpoint of RDPNet or of a ResNet it uses: its tensors are named {names}, ...")
+        raise UserError(f"{file.path} is no checkpoint of RDPNet or a ResNet it uses: its tensors are {names}, ...")
 
     return _layout(file, _frozen_stages(file))
 

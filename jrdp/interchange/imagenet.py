@@ -92,8 +92,8 @@ def _fetch(backbone: str, say: Callable[[str], None]) -> WeightFile:
         except (OSError, urllib.error.URLError) as error:
             reasons.append(f"{url} cannot be reached ({_last_line(str(error))})")
             raise UserError(
-                f"no ImageNet weights for {backbone}: {'; '.join(reasons)}; fetch the file on another machine and name it "
-                "as the source"
+                f"no ImageNet weights for {backbone}: {'; '.join(reasons)}; fetch the file on another machine and name "
+                "it as the source"
             ) from error
         return _from_path(target)
 
@@ -179,8 +179,9 @@ def from_keras(arrays: dict[str, np.ndarray]) -> Renamed:
     """Keras' first ResNet50 (layers `conv1`, `bn_conv1`, `res2a_branch2a`, ...) -> the released names.
 
     Kernels HWIO become OIHW. A convolution's bias b and the batch norm (gamma, beta, mean, var) after it become a scale
-    s = gamma / sqrt(var + 1e-5) and a shift beta + (b - mean) s, computed in float64, with running mean 0 and variance 1.
-    The epsilon is Caffe's, with which the weights were trained. Input is BGR, 0..255.
+    s = gamma / sqrt(var + 1e-5) and a shift beta + (b - mean) s, computed in float64; running mean 0, variance 1. The
+    epsilon is Caffe's, with which the weights were trained (the package's model.json says 1e-3, Keras' default: with
+    that the classifier is less sure of its answers). Input is BGR, 0..255.
     """
     result = Renamed({})
     used = set()
@@ -196,7 +197,8 @@ def from_keras(arrays: dict[str, np.ndarray]) -> Renamed:
         used.update(names)
         scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + CAFFE_EPS)
         shift = beta + (bias.astype(np.float64) - mean) * scale
-        result.put(names[0], f"{convolution}.weight", np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)), "HWIO to OIHW")
+        weight = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+        result.put(names[0], f"{convolution}.weight", weight, "HWIO to OIHW")
         result.put(names[2], f"{target}.weight", scale.astype(np.float32), f"{norm} folded with eps {CAFFE_EPS:g}")
         result.put(names[3], f"{target}.bias", shift.astype(np.float32), f"{norm} and {names[1]} folded")
         result.put(None, f"{target}.running_mean", np.zeros(len(scale), np.float32), "0: folded")

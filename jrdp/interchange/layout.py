@@ -25,7 +25,7 @@ class Entry:
 
 
 def backbone_layout(backbone: str, freeze_at: int = 2) -> list[Entry]:
-    """The keys of ResNet "r50" or "r101" or ResNeXt "x101" (32x8d); stages up to `freeze_at` (1: the stem) are frozen."""
+    """The keys of ResNet "r50", "r101" or ResNeXt "x101" (32x8d); stages up to `freeze_at` (1: the stem) are frozen."""
     entries: list[Entry] = []
 
     def convolution(name: str, shape: tuple, stage: int) -> None:
@@ -167,10 +167,10 @@ class Likeness:
         return self.enhancement == "" and self.head_channels is None and self.mask_head == ""
 
     def __str__(self) -> str:
-        body = {None: "an unknown network", "r50": "ResNet-50", "r101": "ResNet-101", "x101": "ResNeXt-101 32x8d", "": ""}
+        body = {"r50": "ResNet-50", "r101": "ResNet-101", "x101": "ResNeXt-101 32x8d", None: "an unknown backbone"}
         if self.backbone_only:
-            return f"{body[self.backbone]} alone" if self.backbone else "no part of RDPNet"
-        parts = [body[self.backbone] or "no backbone"]
+            return "no part of RDPNet" if self.backbone == "" else f"{body[self.backbone]} alone"
+        parts = [body.get(self.backbone, "no backbone")]
         if self.enhancement == "none":
             parts.append("plain FPN")
         elif self.enhancement:
@@ -204,7 +204,8 @@ class Likeness:
 
 def likeness(shapes: Mapping[str, tuple]) -> Likeness:
     """Tell backbone, pyramid and heads from released key names and their shapes."""
-    pyramid = {name[len("backbone.fpn.") :]: shape for name, shape in shapes.items() if name.startswith("backbone.fpn.")}
+    prefix = "backbone.fpn."
+    pyramid = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
     enhancement, levels, fusion = _pyramid_of(pyramid) if pyramid else ("", "p3-p7", "1x1_3x3")
     tower = shapes.get("rpn.head.cls_tower.0.weight")
     mask = [name for name in shapes if name.startswith("roi_heads.mask.")]

@@ -44,13 +44,13 @@ def match(
     """Fit `source` to `expected` (name -> shape), or say why it does not fit.
 
     `source` is a `WeightFile` or a dictionary whose names are of `source_kind`: "released" (default), "torchvision" or
-    "caffe2". The exceptions, all of them, with their reasons: batch norm's `num_batches_tracked`; the ImageNet classifier
-    and the momentum blobs of a backbone file; `rpn.head.scales.5.scale`, which the released code stores and never uses,
-    may be absent on either side (then it is 1, its initial value, or left out).
+    "caffe2". The exceptions, all of them: batch norm's `num_batches_tracked`; the ImageNet classifier and the training
+    state's blobs in a backbone file; `rpn.head.scales.5.scale`, which the released code stores and never uses, may be
+    absent on either side (then it is 1, its initial value, or left out).
 
     Raises:
-        UserError: one line with the number of missing, unexpected and mis-shaped tensors, the first few of each with the
-            nearest names, and what the file and the network look like.
+        UserError: one line with the number of missing, unexpected and mis-shaped tensors, the first few of each with
+            the nearest names, and what the file and the network look like.
     """
     file = source if isinstance(source, WeightFile) else _file_of(dict(source), source_kind or RELEASED)
     shapes = {name: tuple(shape) for name, shape in expected.items()}
@@ -68,8 +68,9 @@ def match(
         if reason is None:
             unexpected.append(name)
         else:
-            matched.ignored[source_of.get(name) or name] = reason
-            matched.rows.append(Row(source_of.get(name), None, tuple(tensor.shape), dtype_name(tensor), f"left out: {reason}"))
+            origin = source_of.get(name) or name
+            matched.ignored[origin] = reason
+            matched.rows.append(Row(origin, None, tuple(tensor.shape), dtype_name(tensor), f"left out: {reason}"))
     missing = [name for name in shapes if name not in file.tensors and name != LAST_SCALE]
     misshaped = [name for name in shapes if name in file.tensors and tuple(file.tensors[name].shape) != shapes[name]]
     not_float = [name for name in shapes if name in file.tensors and dtype_name(file.tensors[name]) not in _FLOATS]
@@ -130,9 +131,8 @@ def _explain(
     if unexpected:
         parts.append(_some("unexpected", unexpected, lambda name: _nearest(name, missing or list(shapes))))
     if misshaped:
-        parts.append(
-            _some("mis-shaped", misshaped, lambda name: f" is {_shape(file.tensors[name].shape)}, not {_shape(shapes[name])}")
-        )
+        stored = {name: _shape(file.tensors[name].shape) for name in misshaped}
+        parts.append(_some("mis-shaped", misshaped, lambda name: f" is {stored[name]}, not {_shape(shapes[name])}"))
     if not_float:
         parts.append(_some("not floating-point", not_float, lambda name: f" is {dtype_name(file.tensors[name])}"))
     same = str(found) == str(wanted)

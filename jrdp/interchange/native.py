@@ -12,6 +12,7 @@ import jrdp
 from jrdp.config import Config
 from jrdp.errors import UserError
 from jrdp.interchange import weight_file
+from jrdp.interchange.tensors import as_float32
 from jrdp.interchange.training import TrainingState
 from jrdp.interchange.weight_file import WeightFile
 
@@ -61,4 +62,5 @@ def read_state(file: WeightFile) -> TrainingState | None:
         raise UserError(f"{path} belongs to another iteration than {file.path}: the checkpoint is not usable")
     config = file.metadata.get("config")
     solver = config.get("solver") if isinstance(config, dict) else None
-    return TrainingState({name: np.asarray(value) for name, value in state.tensors.items()}, state.iteration, solver or {})
+    momentum = {name: as_float32(buffer) for name, buffer in state.tensors.items()}
+    return TrainingState(momentum, state.iteration, solver or {})

@@ -64,7 +64,8 @@ class StoredTensor:
         else:
             budget.take(count * elements.itemsize)
             strides = [step * elements.itemsize for step in self.stride]
-            values = np.lib.stride_tricks.as_strided(elements[self.offset :], self.size, strides, writeable=False).copy()
+            view = np.lib.stride_tricks.as_strided(elements[self.offset :], self.size, strides, writeable=False)
+            values = view.copy()
         if not values.flags.aligned:
             budget.take(values.nbytes)
             values = values.copy()
@@ -141,10 +142,11 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
             result[key] = value
         return result
 
-    def counter(counts: Any = None) -> Counter:
-        if not isinstance(counts, (dict, type(None))) or any(type(count) is not int for count in (counts or {}).values()):
+    def counter(*arguments: Any) -> Counter:
+        counts = arguments[0] if arguments else {}
+        if not isinstance(counts, dict) or any(type(count) is not int for count in counts.values()):
             raise FormatError("a counter in it is damaged")
-        budget.take(100 * len(counts or {}))
+        budget.take(100 * len(counts))
         return Counter(counts)
 
     def encode(text: str, encoding: str = "latin1") -> bytes:

@@ -64,7 +64,8 @@ class Unpickler:
                 raise FormatError("its pickle is too long for a checkpoint; refused")
             step = _STEPS.get(code)
             if step is None:
-                raise FormatError(f"its pickle uses the operation {bytes([code])!r}, which no checkpoint needs; refused")
+                operation = bytes([code])
+                raise FormatError(f"its pickle uses the operation {operation!r}, which no checkpoint needs; refused")
             step(self)
 
     # Reading bytes

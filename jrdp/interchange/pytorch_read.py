@@ -13,12 +13,15 @@ from jrdp.interchange.tensors import NUMPY_TYPES, Budget, FormatError
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
+_MAX_DIRECTORY = 16 << 20  # bytes; a tensor takes about 100
+_ZIP_TAIL = (1 << 16) + 256  # the longest comment and the records that end a zip file
 
 
 def read_zip(path: Path) -> Any:
     """The value that `torch.save` stored in a zip file, as plain data. Raises `FormatError`."""
     size = path.stat().st_size
     budget = Budget(size)
+    _check_directory(path)
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
@@ -42,7 +45,8 @@ def read_zip(path: Path) -> Any:
                 storage = Storage(dtype, count)
                 if entry is None or entry.file_size != storage.nbytes:
                     found = "no entry" if entry is None else f"{entry.file_size} bytes"
-                    raise FormatError(f"storage {key[:20]!r} should have {storage.nbytes} bytes but has {found}: damaged")
+                    wanted = f"{storage.nbytes} bytes"
+                    raise FormatError(f"storage {key[:20]!r} should have {wanted} but has {found}: damaged")
                 storage.data = _content(archive, entry)
                 storages[key] = storage
             elif storages[key].dtype != dtype or storages[key].count != count:
@@ -51,6 +55,18 @@ def read_zip(path: Path) -> Any:
 
         data = _content(archive, entries[pickles[0]])
         return plain(Unpickler(data, allowed_names(budget), load_storage).load(), budget)
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a directory of millions of entries before `zipfile` makes an object of each."""
+    with open(path, "rb") as stream:
+        stream.seek(-min(path.stat().st_size, _ZIP_TAIL), 2)
+        tail = stream.read()
+    for signature, field, layout in ((b"PK\x05\x06", 12, "<I"), (b"PK\x06\x06", 40, "<Q")):
+        at = tail.rfind(signature)
+        if at >= 0 and at + field + struct.calcsize(layout) <= len(tail):
+            if struct.unpack_from(layout, tail, at + field)[0] > _MAX_DIRECTORY:
+                raise FormatError("its zip directory is far too large for a checkpoint; refused")
 
 
 def _checked_entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:

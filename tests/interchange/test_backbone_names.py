@@ -91,7 +91,8 @@ def test_detectron_pickles_of_python_2(backbone, tmp_path):
     }
     if backbone == "r50":
         write_python2(tmp_path / "R.pkl", {"blobs": {**blobs, **extra}})
-        assert pickle.loads((tmp_path / "R.pkl").read_bytes(), encoding="latin1").keys() == {"blobs"}  # it is a sound file
+        data = (tmp_path / "R.pkl").read_bytes()
+        assert pickle.loads(data, encoding="latin1").keys() == {"blobs"}  # a sound file for Python too
         file = interchange.read(tmp_path / "R.pkl")
     else:  # without writing hundreds of megabytes
         extra.pop("weight_order")

@@ -94,7 +94,8 @@ def test_momentum_that_does_not_fit_leaves_nothing(tmp_path):
     entries = network_layout("r50")
     optimizer, scheduler = to_pytorch(TrainingState({}, 300), [entry.name for entry in entries if entry.trainable][:-1])
     tensors = {entry.name: np.zeros(entry.shape, np.float16) for entry in entries}
-    interchange.write(tmp_path / "bad.pth", WeightFile(tensors, optimizer=optimizer, scheduler=scheduler, iteration=300))
+    file = WeightFile(tensors, optimizer=optimizer, scheduler=scheduler, iteration=300)
+    interchange.write(tmp_path / "bad.pth", file)
     with pytest.raises(UserError, match="trainable ones"):
         interchange.convert(tmp_path / "bad.pth", tmp_path / "x.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]

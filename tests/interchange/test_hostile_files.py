@@ -33,7 +33,9 @@ def zipped(program: bytes, entries: dict = {}, compression: int = zipfile.ZIP_ST
     return stream.getvalue()
 
 
-def tensor(size: tuple, stride: tuple, count: int, offset: int = 0, key: str = "0", kind: str = "FloatStorage") -> bytes:
+def tensor(
+    size: tuple, stride: tuple, count: int, offset: int = 0, key: str = "0", kind: str = "FloatStorage"
+) -> bytes:
     """The pickle steps for one torch tensor, as its author wishes."""
     dump = lambda value: pickle.dumps(value, 2)[2:-1]  # noqa: E731
     storage = b"(" + dump("storage") + f"ctorch\n{kind}\n".encode() + dump(key) + dump("cpu") + dump(count) + b"tQ"
@@ -113,15 +115,18 @@ def hostile_files(mark: Path) -> dict:
         "deep_shape.pth": zipped(state(tensor((1,) * 100, (1,) * 100, 2)), {"data/0": b"12345678"}),
         "float_shape.pth": zipped(state(tensor((2.0,), (1,), 2)), {"data/0": b"12345678"}),
         "absurd_count.pth": zipped(state(tensor((2,), (1,), 1 << 45)), {"data/0": b"12345678"}),
-        "absurd_count.legacy.pth": LEGACY_START + state(tensor((2,), (1,), 1 << 45))[:-1] + b"." + pickle.dumps(["0"], 2),
+        "absurd_count.legacy.pth": LEGACY_START + state(tensor((2,), (1,), 1 << 45)) + pickle.dumps(["0"], 2),
         "missing_storage.pth": zipped(state(dup_view)),
         "path_in_key.pth": zipped(state(tensor((2,), (1,), 2, key="../../x")), {"data/0": b"12345678"}),
         "two_kinds.pth": zipped(state(dup_view, tensor((1,), (1,), 1, kind="DoubleStorage")), {"data/0": b"12345678"}),
-        "zip_bomb.pth": zipped(state(tensor((1 << 24,), (1,), 1 << 24)), {"data/0": bytes(1 << 26)}, zipfile.ZIP_DEFLATED),
+        "zip_bomb.pth": zipped(
+            state(tensor((1 << 24,), (1,), 1 << 24)), {"data/0": bytes(1 << 26)}, zipfile.ZIP_DEFLATED
+        ),
         "zip_of_nothing.pth": zipped(b""),
         "zip_not_torch.pth": zipped(TEXT + b"}.").replace(b"data.pkl", b"date.pkl"),
         "zip_encrypted.pth": flag_encrypted(zipped(state(dup_view), {"data/0": b"12345678"})),
         "zip_claims.pth": claim_size(zipped(state(dup_view), {"data/0": b"12345678"})),
+        "zip_directory.pth": claim_directory(zipped(state(dup_view), {"data/0": b"12345678"})),
         "nested_lists.pkl": nested_list,
         "laughs.pkl": laughs,
         "tuple_key.pkl": nested_tuple_key,
@@ -189,6 +194,14 @@ def flag_encrypted(data: bytes) -> bytes:
     changed = bytearray(data)
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         changed[data.find(signature) + flags] |= 1
+    return bytes(changed)
+
+
+def claim_directory(data: bytes) -> bytes:
+    """Let the directory claim 256 MB, which would be millions of entries."""
+    changed = bytearray(data)
+    at = data.rfind(b"PK\x05\x06")
+    changed[at + 12 : at + 16] = struct.pack("<I", 1 << 28)
     return bytes(changed)
 
 
@@ -270,6 +283,7 @@ def test_the_refusal_names_what_was_asked_for(name, asked, hostile, tmp_path):
         ("overlap.safetensors", "overlap"),
         ("beyond.safetensors", "truncated"),
         ("zip_encrypted.pth", "encrypted"),
+        ("zip_directory.pth", "directory is far too large"),
     ],
 )
 def test_the_refusal_says_what_is_wrong(name, words, hostile, tmp_path):
@@ -308,7 +322,8 @@ def sound(tmp_path_factory):
     return files
 
 
-NAMES = ["ours.pth", "ours_legacy.pth", "ours.safetensors", "ours.pkl", "caffe2.pkl", "torch_zip.pth", "torch_legacy.pth"]
+OURS = ["ours.pth", "ours_legacy.pth", "ours.safetensors", "ours.pkl", "caffe2.pkl"]
+NAMES = [*OURS, "torch_zip.pth", "torch_legacy.pth"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -327,7 +342,7 @@ def test_flipped_bits_never_break_the_reader(name, sound, tmp_path):
     """Where the format has no checksum a flip may go unseen; what is read then has sane shapes."""
     rng = np.random.default_rng(0)
     data, path, seen = sound[name], tmp_path / name, 0
-    for _ in range(300):
+    for _ in range(150):
         damaged = bytearray(data)
         for position in rng.integers(0, len(data), rng.integers(1, 4)):
             damaged[position] ^= 1 << rng.integers(0, 8)
@@ -341,7 +356,7 @@ def test_flipped_bits_never_break_the_reader(name, sound, tmp_path):
             assert sum(tensor.nbytes for tensor in tensors.values()) < 8 * len(data) + (1 << 20)
     assert seen > 20
     if name == "ours.pkl":
-        assert seen == 300  # everything lies under the checksum (or is it)
+        assert seen == 150  # everything lies under the checksum (or is it)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -349,7 +364,7 @@ def test_shuffled_bytes_never_break_the_reader(name, sound, tmp_path):
     """Runs of the file copied over other places, and its pickle's bytes replaced at random."""
     rng = np.random.default_rng(1)
     data, path = sound[name], tmp_path / name
-    for _ in range(200):
+    for _ in range(100):
         damaged = bytearray(data)
         length = int(rng.integers(1, 40))
         source, target = rng.integers(0, len(data) - length, 2)

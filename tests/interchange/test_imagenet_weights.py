@@ -127,7 +127,8 @@ def test_npm_that_fails_is_reported(monkeypatch, tmp_path):
 def test_a_download_is_read(monkeypatch, tmp_path):
     blobs, _ = detectron_blobs("r50")
     rng = np.random.default_rng(0)
-    write_python2(tmp_path / "R-50.pkl", {"blobs": {n: rng.normal(0, 0.02, b.shape).astype("f4") for n, b in blobs.items()}})
+    blobs = {name: rng.normal(0, 0.02, blob.shape).astype(np.float32) for name, blob in blobs.items()}
+    write_python2(tmp_path / "R-50.pkl", {"blobs": blobs})
     monkeypatch.setattr(imagenet.shutil, "which", lambda name: None)
     monkeypatch.setattr(imagenet.urllib.request, "urlopen", lambda url, timeout: open(tmp_path / "R-50.pkl", "rb"))
     file = interchange.imagenet_weights("r50", say=lambda line: None)

@@ -64,7 +64,8 @@ def test_round_trip_keeps_every_bit(source, legacy, tmp_path, values):
     assert last.format == ("pytorch legacy" if legacy else "pytorch")
     assert list(last.tensors) == list(first.tensors) and last.iteration == 7
     assert_same(last.tensors, values)
-    assert last.scheduler == first.scheduler and type(last.scheduler["milestones"]) is type(first.scheduler["milestones"])
+    assert last.scheduler == first.scheduler
+    assert type(last.scheduler["milestones"]) is type(first.scheduler["milestones"])
     assert last.optimizer["param_groups"] == first.optimizer["param_groups"]
     assert np.array_equal(last.optimizer["state"][0]["momentum_buffer"], values["momentum_0"])
 

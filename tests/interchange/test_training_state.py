@@ -50,7 +50,8 @@ def test_learning_rates_follow_the_released_schedule(trainable, momentum, golden
 def test_there_and_back(legacy, trainable, tmp_path):
     small = {name: shape for name, shape in trainable.items() if np.prod(shape) < 10_000}
     rng = np.random.default_rng(0)
-    buffers = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in small.items() if name != LAST_SCALE}
+    buffers = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in small.items()}
+    buffers.pop(LAST_SCALE)
     optimizer, scheduler = to_pytorch(TrainingState(buffers, 4321), list(small))
     file = WeightFile({"x": np.zeros(1, np.float32)}, optimizer=optimizer, scheduler=scheduler, iteration=4321)
     interchange.write(tmp_path / "x.pth", file, legacy=legacy)
@@ -108,9 +109,9 @@ def test_the_last_scale_may_have_a_buffer_or_none(trainable, momentum):
     [
         (lambda o: o["param_groups"].pop(), "parameters, the network has"),
         (lambda o: o["state"].pop(next(iter(o["state"]))), "no momentum for 1 parameters"),
-        (lambda o: o["state"].update({5: {"momentum_buffer": np.zeros(1, np.float32)}}), "belong to no parameter group"),
+        (lambda o: o["state"].update({5: {}}), "belong to no parameter group"),
         (lambda o: next(iter(o["state"].values())).update(exp_avg=0), "not that of SGD with momentum .it has exp_avg"),
-        (lambda o: next(iter(o["state"].values())).update(momentum_buffer=np.zeros((1, 2, 3), np.float32)), "shape .1, 2, 3."),
+        (lambda o: next(iter(o["state"].values())).update(momentum_buffer=np.zeros((1, 2, 3))), "shape .1, 2, 3."),
         (lambda o: next(iter(o["state"].values())).update(momentum_buffer="x"), "has shape str"),
         (lambda o: o.pop("state"), "not one of PyTorch's optimizers"),
         (lambda o: o["param_groups"][0].pop("params"), "damaged"),

@@ -83,7 +83,8 @@ def test_torchvision_backbones_fill_ours_exactly(name, tmp_path):
     assert sorted(matched.ignored) == sorted(["fc.weight", "fc.bias"] + [n for n in model.state_dict() if "num_b" in n])
     # The stem and its batch norm, computed from our numbers without any eps.
     image = torch.randn(1, 3, 32, 32)
-    stem = {key.rsplit("stem.", 1)[1]: torch.from_numpy(v.copy()) for key, v in matched.tensors.items() if "stem." in key}
+    named = {key: torch.from_numpy(value.copy()) for key, value in matched.tensors.items() if "stem." in key}
+    stem = {key.rsplit("stem.", 1)[1]: value for key, value in named.items()}
     scale = stem["bn1.weight"] * stem["bn1.running_var"].rsqrt()
     shift = stem["bn1.bias"] - stem["bn1.running_mean"] * scale
     x = torch.nn.functional.conv2d(image, stem["conv1.weight"], stride=2, padding=3)
@@ -120,8 +121,8 @@ def test_a_run_goes_on_across_the_hand_over(tmp_path):
     for _ in range(2):
         step(module, optimizer)
     scheduler = {"last_epoch": 2, "milestones": [6000], "gamma": 0.1}
-    checkpoint = {"model": module.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler, "iteration": 2}
-    torch.save(checkpoint, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    checkpoint = {"model": module.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler}
+    torch.save({**checkpoint, "iteration": 2}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     step(module, optimizer)
 
     file = interchange.read(tmp_path / "x.pth")
