@@ -12,6 +12,8 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
+import jrdp
+
 # float32 on a CPU; on a GPU cuDNN and cuBLAS may use TF32 (10 bits) for products, and kernels fast approximations.
 TOLERANCES = {"cpu": 1e-4, "cuda": 1e-2}
 
@@ -127,7 +129,6 @@ def warm_training() -> str:
     """Train the default network for two small steps on the sample pictures, evaluate, and predict one of them."""
     from jrdp.config import parse_config
     from jrdp.data.sample import write_sample
-    from jrdp.engine.predictor import load
     from jrdp.engine.train import train
 
     before = _kernels()
@@ -142,7 +143,7 @@ def warm_training() -> str:
             }
             train(parse_config(values, "the warm-up"), Path(folder) / "run")
             picture = sorted((Path(folder) / "sample" / "imgs").iterdir())[0]
-            load(Path(folder) / "run" / "final.safetensors").predict(picture)
+            jrdp.load(Path(folder) / "run" / "final.safetensors").predict(picture)
     return f"{_kernels() - before} kernels compiled"
 
 
