@@ -68,8 +68,8 @@ def test_a_level_below_the_threshold_gives_its_best():
 def test_the_best_of_a_level_is_that_of_the_batch():
     logits, distances, centerness = single_location(3.0, n=2)
     logits[4][1] = -4.0
-    counts = [len(each.scores) for each in decode(logits, distances, centerness, [(320, 480)] * 2, FcosConfig(nms_threshold=1.0))]
-    assert counts == [4, 5]
+    found = decode(logits, distances, centerness, [(320, 480)] * 2, FcosConfig(nms_threshold=1.0))
+    assert [len(each.scores) for each in found] == [4, 5]
 
 
 def test_boxes_are_clipped_to_the_image_and_may_be_empty():

@@ -11,23 +11,20 @@ from jrdp.models.fcos_targets import assign_targets, locations
 from jrdp.models.fpn import STRIDES
 
 
-def released_case(golden, boxes):
+def released_case(golden):
     ops = np.load(golden / "ops.npz")
-    output = HeadOutput(*[[jt.array(ops[f"losses/{what}_P{k}"]) for k in range(3, 8)] for what in ("cls", "reg", "ctr")])
+    output = HeadOutput(
+        *[[jt.array(ops[f"losses/{what}_P{k}"]) for k in range(3, 8)] for what in ("cls", "reg", "ctr")]
+    )
     points = [locations(*x.shape[2:], stride) for x, stride in zip(output.logits, STRIDES)]
-    if boxes is None:
-        boxes = [ops[f"targets/{case}/boxes"] for case in ("nested", "range_bounds")]
+    boxes = [ops[f"targets/{case}/boxes"] for case in ("nested", "range_bounds")]
     targets = assign_targets(points, boxes)
     counts = LossCounts(len(boxes), targets.positive.sum(), targets.centerness.sum(), 0)
     return ops, output, fcos_losses(output, targets, counts)
 
 
-def relative(found, expected):
-    return np.abs(found - expected).max() / np.abs(expected).max()
-
-
 def test_released_losses_and_gradients(golden):
-    ops, output, losses = released_case(golden, None)
+    ops, output, losses = released_case(golden)
     expected = json.loads((golden / "ops.json").read_text())["losses"]
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(expected[name], rel=1e-6), name

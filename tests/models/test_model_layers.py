@@ -77,14 +77,17 @@ def test_group_norm_and_its_gradients(golden):
         np.testing.assert_allclose(found.numpy(), ops[f"gn/{name}"], atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("mean, std", [(0.0, 1.0), (100.0, 0.01), (-1000.0, 1.0)])
-def test_group_norm_with_a_mean_far_above_the_spread(mean, std):
+@pytest.mark.parametrize("mean, std, tolerance", [(0.0, 1.0, 1e-5), (100.0, 0.01, 1e-3), (-1000.0, 1.0, 1e-4)])
+def test_group_norm_with_a_mean_far_above_the_spread(mean, std, tolerance):
+    """The tolerance is in standard deviations; float32 keeps the input itself to 8e-4 of one when the mean is 100."""
     rng = np.random.default_rng(2)
     x = (mean + std * rng.standard_normal((2, 64, 24, 36))).astype(np.float32)
     grouped = x.astype(np.float64).reshape(2, 32, -1)
     centred = grouped - grouped.mean(2, keepdims=True)
     expected = (centred / np.sqrt(grouped.var(2, keepdims=True) + 1e-5)).reshape(x.shape)
-    np.testing.assert_allclose(GroupNorm(64)(jt.array(x)).numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(GroupNorm(64)(jt.array(x)).numpy(), expected, atol=tolerance)
+    if mean == 100:
+        assert np.abs(jt.nn.GroupNorm(32, 64)(jt.array(x)).numpy() - expected).max() > 1, "Jittor's own would do"
 
 
 @pytest.mark.parametrize("height, width", [(7, 5), (4, 3), (2, 2), (1, 1), (26, 18), (32, 32)])
