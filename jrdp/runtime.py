@@ -205,7 +205,7 @@ def start(device: str = "auto", seed: Optional[int] = None) -> str:
     chosen = "cuda" if jt.has_cuda and device != "cpu" else "cpu"
     jt.flags.use_cuda = int(chosen == "cuda")
     if seed is not None:
-        jt.set_global_seed(seed)
+        jt.set_global_seed(seed, different_seed_for_mpi=False)  # every rank starts from the same weights
     return chosen
 
 
