@@ -15,7 +15,7 @@ from jrdp.models.layers import Conv, Stages, bilinear, kaiming_normal_fan_out, k
 
 
 def fusion(config: PyramidConfig, maps: int) -> nn.Module:
-    """F: `maps` concatenated maps -> one of 256 channels. As released a 1x1 and a 3x3, in the paper one 3x3; no ReLU."""
+    """F: `maps` concatenated maps -> one of 256 channels. As released 1x1 and 3x3, in the paper one 3x3; no ReLU."""
     if config.fusion == "3x3":
         return Conv(maps * CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
     return nn.Sequential(

@@ -118,7 +118,7 @@ def flatten(levels: list[jt.Var]) -> jt.Var:
 
 
 def total(x: jt.Var) -> jt.Var:
-    """The sum of all of `x`, `[1]` float32, added up in float64: float32 loses digits over tens of thousands of terms."""
+    """The sum of all of `x`, `[1]` float32, added up in float64: float32 loses digits over many thousand terms."""
     return x.float64().sum().float32()
 
 

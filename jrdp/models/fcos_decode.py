@@ -81,7 +81,7 @@ def merge(parts: tuple[Detections, ...]) -> Detections:
 
 
 def _suppress(found: Detections, config: FcosConfig) -> Detections:
-    """Non-maximum suppression over all levels together, then the best `post_nms_top_n`; ties for the last place stay."""
+    """Non-maximum suppression over all levels together, then the best `post_nms_top_n`; ties at the end stay."""
     kept = nms(found.boxes, found.scores, config.nms_threshold)
     boxes, scores = found.boxes[kept], found.scores[kept]
     if len(scores) > config.post_nms_top_n:

@@ -22,7 +22,7 @@ class LocationTargets(NamedTuple):
 
 
 def locations(height: int, width: int, stride: int) -> np.ndarray:
-    """The points in network pixels that a map `[height, width]` stands for: float32 `[height * width, 2]`, row-major."""
+    """The points in network pixels a map `[height, width]` stands for, row-major: float32 `[height * width, 2]`."""
     y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     points = np.stack([x.ravel(), y.ravel()], axis=1) * stride + stride // 2
     return points.astype(np.float32)

@@ -54,8 +54,8 @@ class NasFpn(FPN):
     """The graph of seven merging cells that NAS-FPN found (Ghiasi et al., CVPR 2019, Fig. 6), once.
 
     A cell merges two maps at the size of its output (smaller maps repeated, larger ones max-pooled), by their sum or by
-    global pooling, GP(a, b) = b + sigmoid(max over the map of b) a; then ReLU and a 3x3 convolution. P_5 and P_7, which no
-    cell takes, are added to what their level's cell merges.
+    global pooling, GP(a, b) = b + sigmoid(max over the map of b) a; then ReLU and a 3x3 convolution. P_5 and P_7,
+    which no cell takes, are added to what their level's cell merges.
     """
 
     def _build_enhancement(self, config: PyramidConfig) -> None:

@@ -161,7 +161,7 @@ class RDPNet(nn.Module):
 
 
 def match(truth: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `boxes` `[P, 4]` the ground-truth box (`[G, 4]`) of largest IoU, int `[P]`, and whether it is a match.
+    """For each of `boxes` `[P, 4]` the ground-truth box (`[G, 4]`) of largest IoU, int `[P]`, and whether it matches.
 
     Without ground truth nothing matches.
     """
