@@ -119,11 +119,8 @@ def _by_image(results: list[dict]) -> dict:
 
 
 def _compare_picture(image_id, first: list[dict], second: list[dict], iou_type: str) -> dict:
-    key = "segmentation" if iou_type == "segm" else "bbox"
-    similarity = np.zeros((len(first), len(second)))
-    if first and second:
-        similarity = np.asarray(coco_mask.iou([e[key] for e in first], [e[key] for e in second], [0] * len(second)))
-    matched = match_greedily(similarity, SAME_INSTANCE)
+    similarity = _iou(first, second, iou_type)
+    matched = match_greedily(similarity - 1e-6 * _score_gaps(first, second), SAME_INSTANCE)
     gaps = np.array([abs(first[a]["score"] - second[b]["score"]) for a, b in matched])
     ious = np.array([similarity[a, b] for a, b in matched])
     # What a person would call changed: the scores of instances that came, went or moved, weighted by how far.
@@ -139,6 +136,22 @@ def _compare_picture(image_id, first: list[dict], second: list[dict], iou_type: 
         "ious": ious,
         "change": change,
     }
+
+
+def _iou(first: list[dict], second: list[dict], iou_type: str) -> np.ndarray:
+    """IoU of every pair, float64 [A, B]; two empty masks are the same."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    key = "segmentation" if iou_type == "segm" else "bbox"
+    iou = np.array(coco_mask.iou([e[key] for e in first], [e[key] for e in second], [0] * len(second)))
+    empty, other = (np.array([entry["area"] == 0 for entry in side]) for side in (first, second))
+    return np.where(empty[:, None] & other[None, :], 1.0, iou)
+
+
+def _score_gaps(first: list[dict], second: list[dict]) -> np.ndarray:
+    """Score difference of every pair, [A, B]: decides between instances of equal shape."""
+    scores, others = (np.array([entry["score"] for entry in side]) for side in (first, second))
+    return np.abs(scores[:, None] - others[None, :])
 
 
 def _row(truth: GroundTruth, picture: dict) -> list:
@@ -168,10 +181,8 @@ def _draw_pair(truth: GroundTruth, folder: Path, image_id, sides: list[dict]) ->
     except UserError:
         return None
     first, second = (sorted(side.get(image_id, []), key=lambda entry: -entry["score"]) for side in sides)
-    key = "segmentation" if "segmentation" in (*first, *second)[0] else "bbox"
-    similarity = np.zeros((len(first), len(second)))
-    if first and second:
-        similarity = np.asarray(coco_mask.iou([e[key] for e in first], [e[key] for e in second], [0] * len(second)))
+    iou_type = "segm" if "segmentation" in (*first, *second)[0] else "bbox"
+    similarity = _iou(first, second, iou_type) - 1e-6 * _score_gaps(first, second)
     # Partners have the same colour on both sides.
     partner = {b: a for a, b in match_greedily(similarity, SAME_INSTANCE)}
     colours = [partner.get(index, len(first) + index) for index in range(len(second))]

@@ -78,6 +78,13 @@ def test_the_same_file_twice(tmp_path, dataset):
     assert [m["AP"] for m in report["metrics"]] == pytest.approx([1.0, 1.0])
 
 
+def test_empty_and_equal_masks_find_their_partner_by_score(tmp_path, dataset):
+    extra = [result(2, (0, 0, 0, 0), score) for score in (0.1, 0.2, 0.3)] + [result(2, TRUTH[2][0], 0.4)]
+    passed, report = run(tmp_path, dataset, perfect() + extra, list(reversed(extra)) + perfect())
+    assert passed and report["alone"] == [0, 0] and report["matched"] == 7
+    assert report["pairs"]["score difference"]["worst"] == 0
+
+
 def test_planted_differences_are_found(tmp_path, dataset):
     changed = perfect()
     changed[0]["score"] -= 0.02
