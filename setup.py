@@ -23,19 +23,19 @@ REQUIRES = [
     "onednn-devel-cpu-gomp==2022.2.1; platform_machine == 'x86_64'",  # its headers
 ]
 
-# A whole CUDA 13.0 with cuDNN 9, for a machine that has only an NVIDIA driver (580 or newer). The compiler's parts are
-# kept at one minor version; the libraries promise compatibility within theirs.
+# A whole CUDA 13.0 with cuDNN 9, for a machine that has only an NVIDIA driver (580 or newer): the releases that belong to
+# 13.0, which is also what the PyTorch wheels of that CUDA ask for.
 CUDA13 = [
     "nvidia-cuda-nvcc==13.0.*",
     "nvidia-cuda-crt==13.0.*",
     "nvidia-nvvm==13.0.*",
     "nvidia-cuda-runtime==13.0.*",
     "nvidia-cuda-cccl==13.0.*",
-    "nvidia-cublas>=13,<14",
+    "nvidia-cublas>=13,<13.2",
     "nvidia-cudnn-cu13>=9,<10",
-    "nvidia-curand>=10.4,<11",
-    "nvidia-cufft>=12,<13",
-    "nvidia-cusparse>=12.6,<13",
+    "nvidia-curand>=10.4,<10.4.1",
+    "nvidia-cufft>=12,<12.1",
+    "nvidia-cusparse>=12.6,<12.7",
     "nvidia-nvjitlink>=13,<14",
 ]
 
