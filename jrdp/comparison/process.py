@@ -11,13 +11,18 @@ from typing import Any
 import jrdp
 from jrdp.errors import UserError
 
-MODULES = {"jittor": "jrdp.comparison.worker_jittor", "torch": "jrdp.comparison.worker_torch"}
+MODULES = {
+    "jittor": "jrdp.comparison.worker_jittor",
+    "torch": "jrdp.comparison.worker_torch",
+    "jittor-bench": "jrdp.bench.worker_jittor",
+    "torch-bench": "jrdp.bench.worker_torch",
+}
 
 
 class Worker:
     """One framework, alive until the `with` block ends; `ask` runs one of its commands.
 
-    framework: "jittor" or "torch"; python: the interpreter that has it; folder: where its log and exchanged files lie;
+    framework: a key of `MODULES`; python: the interpreter that has it; folder: where its log and exchanged files lie;
     threads: of its kernels (OpenMP), None for as many as there are cores.
     """
 

@@ -24,13 +24,15 @@ MASK_SIZES = (32, 16, 8, 4, 4)  # bins a side that a RoI is pooled to from P'3..
 
 
 def unsupported(config: ModelConfig) -> str | None:
-    """What the engine cannot do of this configuration, as `key: value`; None when it can do all of it."""
+    """Why the engine cannot run this configuration here; None when it can."""
+    if operators.onednn_home() is None:
+        return "oneDNN is not installed"
     if config.pyramid.enhancement not in ENHANCEMENTS:
-        return f"model.pyramid.enhancement: {config.pyramid.enhancement}"
+        return f"it does not know model.pyramid.enhancement: {config.pyramid.enhancement}"
     if config.pyramid.upsample != "nearest":
-        return f"model.pyramid.upsample: {config.pyramid.upsample}"
+        return f"it does not know model.pyramid.upsample: {config.pyramid.upsample}"
     if config.mask.head != "multi_level":
-        return f"model.mask.head: {config.mask.head}"
+        return f"it does not know model.mask.head: {config.mask.head}"
     return None
 
 
@@ -52,7 +54,7 @@ class FastNetwork:
     def __init__(self, tensors: Mapping[str, np.ndarray], config: ModelConfig, winograd: bool = True):
         problem = unsupported(config)
         if problem is not None:
-            raise UserError(f"the fast engine cannot run {problem}; use --set test.engine=plain")
+            raise UserError(f"the fast engine cannot be used ({problem}); use --set test.engine=plain")
         self.config = config
         weights = _Weights(tensors, winograd)
         self.backbone = _Backbone(weights, config)

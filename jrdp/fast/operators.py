@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jittor as jt
 import numpy as np
 
+from jrdp import runtime
+
 KERNELS = Path(__file__).resolve().parent / "kernels"
 MAX_FINER = 4  # maps that `resize_concat` takes besides the level itself
 
@@ -86,12 +88,19 @@ _NOTHING, _SAME_SIZE, _HALF_SIZE = 0, 1, 2
 
 
 @lru_cache(maxsize=1)
-def _onednn_flags() -> str:
-    """Compiler flags for the oneDNN that Jittor itself uses."""
-    import jittor_utils
+def onednn_home() -> Path | None:
+    """The folder with `include/` and `lib/` of the oneDNN that Jittor itself uses; None without one."""
+    home = runtime.prepare().onednn.home
+    if home is not None:
+        return home
+    import jittor_utils  # Jittor was imported before jrdp, and found its own
 
     folders = Path(jittor_utils.home(), ".cache", "jittor", "mkl").glob("dnnl*")
-    home = next(folder for folder in sorted(folders) if (folder / "lib" / "libmkldnn.so").exists())
+    return next((folder for folder in sorted(folders) if (folder / "lib" / "libmkldnn.so").exists()), None)
+
+
+def _onednn_flags() -> str:
+    home = onednn_home()
     return f'-I"{home}/include" -L"{home}/lib" -lmkldnn -Wl,-rpath,"{home}/lib" '
 
 

@@ -1,0 +1,268 @@
+"""`jrdp bench`: both frameworks in turn in one run, part by part, and one prediction in a fresh process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterator, Optional
+
+import numpy as np
+from PIL import Image
+
+from jrdp import interchange
+from jrdp.comparison.exchange import save_arrays, save_batch
+from jrdp.comparison.process import Worker
+from jrdp.comparison.report import machine, text_table
+from jrdp.comparison.synthetic import synthetic_state
+from jrdp.config import Config, load_config
+from jrdp.data.transforms import batch_images, prepare_image, read_image
+from jrdp.engine.weights import config_of
+from jrdp.errors import UserError
+from jrdp.files import make_folder, write_text
+from jrdp.structures import Targets
+
+ROIS = 100
+WARM_UP = 2  # untimed runs of each part, in which kernels are compiled and caches are filled
+COLUMNS = ["part", "Jittor ms", "PyTorch ms", "ratio", "least", "most"]
+
+
+@dataclass
+class BenchOptions:
+    """config, settings, weights: as everywhere; without weights, synthetic ones.
+
+    picture: a file, or None for a generated one of 720x480. twin_python: an interpreter that has torch, or None to
+    time Jittor alone. compiled: also the twin compiled with frozen weights. threads: of each side, None for all cores.
+    engine: "fast" or "plain", of the Jittor side's prediction. training: also a training step.
+    """
+
+    config: Optional[Path] = None
+    settings: list[str] = field(default_factory=list)
+    weights: Optional[Path] = None
+    picture: Optional[Path] = None
+    twin_python: Optional[str] = None
+    compiled: bool = False
+    threads: Optional[int] = None
+    rounds: int = 7
+    engine: str = "fast"
+    training: bool = True
+    seed: int = 1
+
+
+@dataclass
+class _Inputs:
+    """Files in the run's temporary folder."""
+
+    state: Path
+    batch: Path
+    rois: Path
+    operators: Path
+    picture: Path
+
+
+def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None] = print) -> dict:
+    """Time everything, print the table and write `bench.json` to `out`; returns what is written.
+
+    In each round every part runs once on each side, the first of the two changing from round to round. A ratio is the
+    median of the rounds' own ratios, so that a slow moment of the machine meets both sides.
+
+    Raises:
+        UserError: for bad options or weights, or when a side cannot be started.
+    """
+    threads = options.threads or os.cpu_count() or 1
+    if options.engine not in ("plain", "fast"):
+        raise UserError(f"unknown --engine {options.engine!r}: choose plain, fast")
+    make_folder(out)
+    file = None if options.weights is None else interchange.read(options.weights)
+    config = load_config(options.config, options.settings) if file is None else config_of(
+        file, options.config, options.settings
+    )
+    values = config.model_dump(mode="json")
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="jrdp-bench-") as name, contextlib.ExitStack() as workers:
+        folder = Path(name)
+        pythons = {"jittor-bench": sys.executable}
+        if options.twin_python is not None:
+            pythons["torch-bench"] = options.twin_python
+        sides = {kind: workers.enter_context(Worker(kind, python, folder, threads)) for kind, python in pythons.items()}
+        inputs, versions, parts = _prepare(options, file, config, sides, folder)
+        seconds = {}
+        for part in parts:
+            if part != "training step" or options.training:
+                seconds[part] = _alternate(part, {kind: sides[kind] for kind in parts[part]}, options.rounds)
+                print_line(f"timed {part}")
+        workers.close()
+        if options.compiled and options.twin_python is not None:
+            seconds["network, PyTorch compiled"] = _against_compiled(options, values, inputs, folder, threads)
+        first = {
+            kind: _first_prediction(kind, python, values, inputs, folder, threads, options.engine)
+            for kind, python in pythons.items()
+        }
+    rows = [_row(part, rounds) for part, rounds in seconds.items()]
+    conditions = {
+        "machine": machine(),
+        "threads": threads,
+        "rounds": options.rounds,
+        "load_average_before": load_before,
+        "load_average_after": os.getloadavg()[0],
+        "engine": options.engine,
+        "backbone": config.model.backbone.name,
+        "rois": ROIS,
+        "versions": versions,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    result = {"conditions": conditions, "parts": rows, "first_prediction": first, "seconds": seconds}
+    write_text(out / "bench.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    print_line(format_bench(result))
+    print_line(f"written to {out / 'bench.json'}")
+    return result
+
+
+def format_bench(result: dict) -> str:
+    """The tables of `run_bench` as text."""
+    c = result["conditions"]
+    versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
+    lines = [
+        f"{c['machine']}; {c['threads']} threads on each side, {c['rounds']} rounds in turn; {versions}",
+        f"{c['backbone']}, engine {c['engine']}, {c['rois']} RoIs; load average {c['load_average_before']:.1f} before, "
+        f"{c['load_average_after']:.1f} after (below 1 is quiet)",
+        "",
+    ]
+    keys = ("part", "jittor_ms", "torch_ms", "ratio", "least", "most")
+    rows = [["-" if row[key] is None else row[key] for key in keys] for row in result["parts"]]
+    lines += [text_table(COLUMNS, rows), ""]
+    names = {"jittor-bench": "Jittor", "torch-bench": "PyTorch"}
+    first = result["first_prediction"]
+    rows = [
+        [names[kind], f["seconds"], f["peak_mib"], *["-" if f[k] is None else f[k] for k in ("packed_mib", "kernels")]]
+        for kind, f in first.items()
+    ]
+    lines += [text_table(["one picture, new process", "seconds", "peak MiB", "packed MiB", "kernels"], rows)]
+    return "\n".join(lines)
+
+
+def _prepare(options: BenchOptions, file, config: Config, sides: dict[str, Worker], folder: Path):
+    """Give both sides the same network and inputs; the parts with the sides that have each."""
+    values = config.model_dump(mode="json")
+    inputs = _Inputs(*[folder / name for name in ("state.npz", "batch.npz", "rois.npz", "operators.npz")], _picture(options, folder))
+    batch = batch_images([prepare_image(read_image(inputs.picture), config.input)])
+    height, width = batch.sizes[0]
+    rng = np.random.default_rng(options.seed)
+    rois = np.concatenate([np.zeros((ROIS, 1), np.float32), _boxes(rng, ROIS, height, width)], axis=1)
+    save_batch(inputs.batch, batch, [_square(height, width)])
+    save_arrays(inputs.rois, {"rois": rois})
+    save_arrays(inputs.operators, {"rois": rois, **_operator_inputs(rng, *batch.images.shape[2:])})
+
+    versions: dict[str, str] = {}
+    parts: dict[str, list[str]] = {}
+    for kind, worker in sides.items():
+        if kind == "jittor-bench":
+            built = worker.ask("build", config=values, device="cpu", engine=options.engine)
+            shapes = {name: tuple(shape) for name, shape in built["shapes"].items()}
+            save_arrays(inputs.state, _state(options, file, shapes))
+        else:
+            built = worker.ask("build", config=values, device="cpu")
+        versions.update(built["versions"])
+        worker.ask("load", state=str(inputs.state))
+        worker.ask("prepare_timing", batch=str(inputs.batch), rois=str(inputs.rois), compiled=False)
+        for part in worker.ask("prepare_more", inputs=str(inputs.operators), picture=str(inputs.picture)):
+            parts.setdefault(part, []).append(kind)
+    return inputs, versions, parts
+
+
+def _alternate(part: str, sides: dict[str, Worker], rounds: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {kind: [] for kind in sides}
+    for number in range(-WARM_UP, rounds):
+        for kind in list(sides) if number % 2 == 0 else reversed(list(sides)):
+            took = sides[kind].ask("time", part=part)
+            if number >= 0:
+                seconds[kind].append(took)
+    return seconds
+
+
+def _against_compiled(
+    options: BenchOptions, values: dict, inputs: _Inputs, folder: Path, threads: int
+) -> dict[str, list[float]]:
+    """The network again, beside the twin compiled with frozen weights, both in new processes."""
+    with Worker("jittor-bench", sys.executable, folder, threads) as ours:
+        with Worker("torch-bench", options.twin_python, folder, threads) as theirs:
+            ours.ask("build", config=values, device="cpu", engine=options.engine)
+            theirs.ask("build", config=values, device="cpu")
+            for worker, compiled in ((ours, False), (theirs, True)):
+                worker.ask("load", state=str(inputs.state))
+                worker.ask("prepare_timing", batch=str(inputs.batch), rois=str(inputs.rois), compiled=compiled)
+            for worker in (ours, theirs):
+                worker.ask("prepare_more", inputs=str(inputs.operators), picture=str(inputs.picture))
+            return _alternate("network", {"jittor-bench": ours, "torch-bench": theirs}, options.rounds)
+
+
+def _first_prediction(
+    kind: str, python: str, values: dict, inputs: _Inputs, folder: Path, threads: int, engine: str
+) -> dict:
+    """From starting the process to the result of one picture: seconds, peak memory, kernels."""
+    started = time.perf_counter()
+    with Worker(kind, python, folder, threads) as worker:
+        answer = worker.ask(
+            "predict_once", config=values, state=str(inputs.state), picture=str(inputs.picture), engine=engine
+        )
+        return {"seconds": time.perf_counter() - started, **answer}
+
+
+def _row(part: str, seconds: dict[str, list[float]]) -> dict:
+    ours = np.array(seconds["jittor-bench"])
+    row = {"part": part, "jittor_ms": 1e3 * float(np.median(ours)), "torch_ms": None}
+    row.update({"ratio": None, "least": None, "most": None})
+    if seconds.get("torch-bench"):
+        theirs = np.array(seconds["torch-bench"])
+        ratios = ours / theirs
+        row["torch_ms"] = 1e3 * float(np.median(theirs))
+        row.update({"ratio": float(np.median(ratios)), "least": float(ratios.min()), "most": float(ratios.max())})
+    return row
+
+
+def _state(options: BenchOptions, file, shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
+    if file is None:
+        return synthetic_state(shapes, options.seed)
+    matched = interchange.match(shapes, file).tensors
+    return {name: np.asarray(matched[name], np.float32) for name in shapes}
+
+
+def _picture(options: BenchOptions, folder: Path) -> Path:
+    if options.picture is not None:
+        return options.picture
+    rng = np.random.default_rng(options.seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (15, 22, 3), dtype=np.uint8))
+    path = folder / "picture.jpg"
+    coarse.resize((720, 480), Image.BICUBIC).save(path, quality=90)
+    return path
+
+
+def _boxes(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
+    """Boxes of 20 pixels and more inside a picture, float32 `[count, 4]`."""
+    x1, y1 = rng.uniform(0, width - 21, count), rng.uniform(0, height - 21, count)
+    x2, y2 = rng.uniform(x1 + 20, width - 1), rng.uniform(y1 + 20, height - 1)
+    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
+
+
+def _square(height: int, width: int) -> Targets:
+    x1, y1, x2, y2 = width * 0.25, height * 0.25, width * 0.75, height * 0.75
+    outline = np.array([x1, y1, x2, y1, x2, y2, x1, y2])
+    return Targets(np.array([[x1, y1, x2, y2]], np.float32), [[outline]], [None], (height, width))
+
+
+def _operator_inputs(rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
+    arrays = {}
+    for k in range(5):
+        stride = 8 << k
+        arrays[f"level{k}"] = rng.standard_normal((1, 128, -(-height // stride), -(-width // stride)), dtype=np.float32)
+    for count in (1000, 5000):
+        arrays[f"boxes{count}"] = _boxes(rng, count, 320, 480)
+        arrays[f"scores{count}"] = rng.random(count, dtype=np.float32)
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    arrays["masks"] = np.repeat((1 / (1 + np.exp(8 * (x**2 + y**2 - 0.8))))[None], ROIS, axis=0).astype(np.float32)
+    return arrays
