@@ -18,7 +18,6 @@ REQUIRES = [
     "tqdm>=4.60,<5",  # progress bars
     "safetensors>=0.4,<1",  # native checkpoints that hold no code
     "matplotlib>=3.5,<4",  # curves
-    "setuptools<81",  # Jittor imports pkg_resources, which later releases drop
     "onednn-cpu-gomp==2022.2.1; platform_machine == 'x86_64'",  # CPU convolutions; the last line Jittor compiles with
     "onednn-devel-cpu-gomp==2022.2.1; platform_machine == 'x86_64'",  # its headers
 ]

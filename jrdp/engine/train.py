@@ -26,6 +26,7 @@ from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors, trainable_parameters
 from jrdp.engine.solver import Solver
 
+MIXED_PRECISION = 4  # Jittor's level "prefer float16, but sums, exponentials and the like in float32"
 LOSSES = ("loss_cls", "loss_reg", "loss_centerness", "loss_mask")
 
 
@@ -79,7 +80,8 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
             if iteration >= last:
                 break
             iteration += 1
-            values = _losses_step(model, solver, batch, targets, iteration)
+            with jt.flag_scope(auto_mixed_precision_level=MIXED_PRECISION if config.train.amp else 0):
+                values = _losses_step(model, solver, batch, targets, iteration)
             rate = solver.step(iteration)
             now = time.monotonic()
             log.write({"iteration": iteration, "lr": rate, **values, "seconds": round(now - clock, 4)})
