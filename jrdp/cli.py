@@ -89,25 +89,35 @@ def test(
 
 @app.command()
 def predict(
-    paths: List[Path] = typer.Argument(..., help="Pictures and folders of pictures."),
+    paths: List[Path] = typer.Argument(..., help="Pictures, folders of pictures, videos, or a camera's index (0)."),
     weights: Path = WeightsOption,
     out: Path = OutOption,
     config: Optional[Path] = ConfigOption,
     settings: List[str] = SetOption,
     threshold: float = typer.Option(0.5, "--threshold", min=0.0, max=1.0, help="Draw instances with a score above this."),
+    frames: Optional[int] = typer.Option(None, "--frames", min=1, help="Stop a video or camera after so many frames."),
     device: str = DeviceOption,
 ) -> None:
-    """Find salient instances; writes predictions.json, NAME.png (overlay) and NAME_instances.png (index mask)."""
-    import jrdp
-    from jrdp.files import make_folder
-    from jrdp.engine.pictures import list_pictures
+    """Find salient instances; writes predictions.json, NAME.png (overlay) and NAME_instances.png (index mask).
 
+    A video gives NAME.mp4 (overlay) and NAME.json (the detections of every frame).
+    """
+    import jrdp
+    from jrdp.engine.pictures import list_pictures, output_names, split_videos
+    from jrdp.files import make_folder
+
+    paths, videos = split_videos(paths)
     pictures = list_pictures(paths)
     make_folder(out)
     model = jrdp.load(weights, config, device, settings)
     from jrdp.engine.predict import predict_files
 
-    failed = predict_files(model, pictures, out, threshold)
+    failed = predict_files(model, pictures, out, threshold) if pictures else []
+    if videos:
+        from jrdp.engine.video import predict_video
+
+        for video, name in zip(videos, output_names([Path(f"camera_{v}") if isinstance(v, int) else v for v in videos])):
+            predict_video(model, video, out, name, threshold, frames)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jrdp.errors import UserError
 
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -28,6 +29,20 @@ def list_pictures(paths: list[Path]) -> list[Path]:
         else:
             raise UserError(f"no such picture or folder: {path}")
     return pictures
+
+
+def split_videos(paths: list[Path]) -> tuple[list[Path], list[Path | int]]:
+    """`paths` without the videos, and the videos: files by suffix, or a camera's index (a number that is no file)."""
+    videos: list[Path | int] = []
+    others: list[Path] = []
+    for path in paths:
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+            videos.append(path)
+        elif str(path).isdigit() and not path.exists():
+            videos.append(int(str(path)))
+        else:
+            others.append(path)
+    return others, videos
 
 
 def output_names(pictures: list[Path]) -> list[str]:

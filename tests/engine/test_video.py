@@ -1,0 +1,70 @@
+"""Predicting a video: every frame, its detections, and the overlaid video; and what cannot be read."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jrdp
+from jrdp.engine.pictures import split_videos
+from jrdp.engine.video import predict_video
+from jrdp.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model(seeded, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "r50.safetensors"
+    save_file(seeded("r50"), str(path))
+    return jrdp.load(path, device="cpu", overrides=["input.min_size=64", "input.max_size=96"])
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 64))
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        frame = rng.integers(0, 60, (64, 96, 3), dtype=np.uint8)
+        cv2.circle(frame, (20 + 10 * number, 32), 14, (0, 200, 255), -1)
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_every_frame_is_predicted_and_drawn(model, clip, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert predict_video(model, clip, tmp_path / "out", "clip", 0.1) == 5
+    content = json.loads((tmp_path / "out" / "clip.json").read_text())
+    assert content["fps"] == 10 and content["size"] == [64, 96] and content["frames"] == 5
+    assert {result["image_id"] for result in content["results"]} == {0, 1, 2, 3, 4}
+    drawn = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))
+    assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == 5 and drawn.get(cv2.CAP_PROP_FPS) == 10
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip.json", "clip.mp4"]
+    # Frame by frame the same as predicting the decoded frame.
+    more, first = cv2.VideoCapture(str(clip)).read()
+    alone = model.predict(np.ascontiguousarray(first[:, :, ::-1]))
+    scores = [result["score"] for result in content["results"] if result["image_id"] == 0]
+    assert more and np.allclose(scores, alone.scores)
+
+
+def test_frames_stops_early(model, clip, tmp_path):
+    assert predict_video(model, clip, tmp_path, "short", 0.1, frames=2) == 2
+
+
+def test_what_is_no_video_leaves_nothing(model, tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"no video at all")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="bad.mp4"):
+        predict_video(model, tmp_path / "bad.mp4", tmp_path / "out", "bad", 0.5)
+    with pytest.raises(UserError, match="camera 99"):
+        predict_video(model, 99, tmp_path / "out", "camera", 0.5)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_videos_and_cameras_are_told_from_pictures(clip, tmp_path):
+    (tmp_path / "7").mkdir()
+    others, videos = split_videos([clip, tmp_path / "a.jpg", tmp_path / "7"])
+    assert videos == [clip] and others == [tmp_path / "a.jpg", tmp_path / "7"]
+    assert split_videos([type(clip)("0")]) == ([], [0])
