@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Train and test several designs with several seeds, and write the table of means and spreads. Run again, it goes on where
+# it stopped: finished runs are kept, an interrupted one is resumed.
+#
+#   bash scripts/ablation.sh --recipe configs/small_cpu.yaml --seeds 1,2 --out runs/ablation \
+#        configs/ablations/fpn.yaml configs/ablations/rdp.yaml configs/ablations/rdp_mra.yaml \
+#        [-- further options of jrdp train, such as --set data.root=/mnt/sets]
+#
+# The recipe says how to train (data, size, schedule), each design what to train. PYTHON names an interpreter with jrdp.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec "${PYTHON:-python3}" scripts/ablation.py "$@"
