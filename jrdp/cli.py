@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import List, Optional
 
@@ -155,6 +156,43 @@ def analyze(
         raise UserError(f"--iou-type {iou_type!r} is not segm or bbox")
     print(format_comparison(run(ground_truth, runs, out, images, iou_type)))
     print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def bench(
+    out: Path = OutOption,
+    cost: bool = typer.Option(False, "--cost", help="Only count parameters and multiply-adds by stage, at 320x480."),
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    weights: Optional[Path] = typer.Option(None, "--weights", help="Default: synthetic ones."),
+    picture: Optional[Path] = typer.Option(None, "--picture", help="Default: a generated one of 720x480."),
+    twin_python: Optional[str] = typer.Option(None, "--twin-python", help="The Python that has torch and torchvision."),
+    compiled: bool = typer.Option(False, "--compiled", help="Also against the twin compiled with frozen weights."),
+    threads: Optional[int] = typer.Option(None, "--threads", min=1, help="Threads of each side; default: all cores."),
+    rounds: int = typer.Option(7, "--rounds", min=1, help="Timed rounds; medians are printed."),
+    engine: str = typer.Option("fast", "--engine", help="Of Jittor's prediction: fast or plain."),
+    training: bool = typer.Option(True, "--training/--no-training", help="Also time a training step."),
+) -> None:
+    """Time operators, stages, network, end to end and a training step, in turn with the PyTorch twin; bench.json."""
+    if cost:
+        from jrdp import runtime
+        from jrdp.config import load_config
+        from jrdp.files import make_folder, write_json
+
+        model = load_config(config, settings).model
+        make_folder(out)
+        runtime.start("cpu", seed=0)
+        from jrdp.bench.cost import cost_table, count_cost
+
+        costs = count_cost(model)
+        write_json(out / "cost.json", [asdict(entry) for entry in costs], indent=1)
+        print(cost_table(costs))
+        return
+    from jrdp.bench.run import BenchOptions, run_bench
+
+    run_bench(
+        BenchOptions(config, settings, weights, picture, twin_python, compiled, threads, rounds, engine, training), out
+    )
 
 
 @data_app.command("check")
