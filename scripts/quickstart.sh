@@ -36,7 +36,7 @@ for image in json.load(open(sys.argv[1]))["images"][:6]:
     print("sample/imgs/" + image["file_name"])
 PYTHON
 )
-jrdp predict --config "$root/configs/quickstart.yaml" --weights run/final.safetensors --out pictures --threshold 0.3 "${held_out[@]}"
+jrdp predict --config "$root/configs/quickstart.yaml" --weights run/final.safetensors --out pictures --threshold 0.25 "${held_out[@]}"
 
 say "Done in $(((SECONDS - started + 59) / 60)) minutes. Average precision on the held-out pictures:"
 "$python" - test/metrics.json <<'PYTHON'
