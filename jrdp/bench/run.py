@@ -149,7 +149,8 @@ def format_bench(result: dict) -> str:
 def _prepare(options: BenchOptions, file, config: Config, sides: dict[str, Worker], folder: Path):
     """Give both sides the same network and inputs; the parts with the sides that have each."""
     values = config.model_dump(mode="json")
-    inputs = _Inputs(*[folder / name for name in ("state.npz", "batch.npz", "rois.npz", "operators.npz")], _picture(options, folder))
+    files = [folder / name for name in ("state.npz", "batch.npz", "rois.npz", "operators.npz")]
+    inputs = _Inputs(*files, _picture(options, folder))
     batch = batch_images([prepare_image(read_image(inputs.picture), config.input)])
     height, width = batch.sizes[0]
     rng = np.random.default_rng(options.seed)

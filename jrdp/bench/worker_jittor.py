@@ -1,4 +1,4 @@
-"""The Jittor side of `jrdp bench`: what `jrdp compare speed` times, the operators, and a picture from file to results."""
+"""The Jittor side of `jrdp bench`: what `jrdp compare speed` times, the operators, a picture from file to results."""
 
 from __future__ import annotations
 

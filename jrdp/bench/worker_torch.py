@@ -30,7 +30,8 @@ class TorchBench(TorchBackend):
         def pool(features):
             sizes = (32, 16, 8, 4, 4)
             return [
-                roi_align(x, rois, size, 1 / (8 << k), 2, aligned=False) for k, (x, size) in enumerate(zip(features, sizes))
+                roi_align(x, rois, size, 1 / (8 << k), 2, aligned=False)
+                for k, (x, size) in enumerate(zip(features, sizes))
             ]
 
         def pool_backward():

@@ -25,7 +25,9 @@ class Convolution:
     Weights are packed when a shape first needs them, and belong to this object: they go when it goes.
     """
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, groups: int = 1, winograd: bool = True):
+    def __init__(
+        self, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, groups: int = 1, winograd: bool = True
+    ):
         out_channels, self.in_channels, self.kernel, _ = weight.shape
         self.in_channels *= groups
         bias = np.zeros(out_channels, np.float32) if bias is None else bias

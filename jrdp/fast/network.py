@@ -274,14 +274,14 @@ class _MaskHead:
     """The multi-level mask decoder: RoIs pooled from all five levels, decoded from coarse to fine."""
 
     def __init__(self, weights: _Weights):
-        extractor = "roi_heads.mask.feature_extractor"
+        inner, decoder = [
+            f"roi_heads.mask.feature_extractor.{name}_maskdecoder" for name in ("inner", "conv")
+        ]
         self.inner = [
-            weights.normalised(f"{extractor}.inner_maskdecoder_{k}.0", f"{extractor}.inner_maskdecoder_{k}.1", bias=False)
-            for k in range(1, 6)
+            weights.normalised(f"{inner}_{k}.0", f"{inner}_{k}.1", bias=False) for k in range(1, 6)
         ]
         self.decoders = [
-            weights.normalised(f"{extractor}.conv_maskdecoder_{k}.0", f"{extractor}.conv_maskdecoder_{k}.1", bias=False)
-            for k in range(1, 5)
+            weights.normalised(f"{decoder}_{k}.0", f"{decoder}_{k}.1", bias=False) for k in range(1, 5)
         ]
         self.predict = weights.convolution("roi_heads.mask.predictor.mask_fcn_logits")
 

@@ -35,8 +35,9 @@ def convolve(x, weight, bias, stride, groups):
     for g in range(groups):
         into = slice(g * o // groups, (g + 1) * o // groups)
         for a, b in itertools.product(range(k), range(k)):
-            seen = padded[:, a : a + stride * oh : stride, b : b + stride * ow : stride, g * per_group : (g + 1) * per_group]
-            out[..., into] += seen[:, :oh, :ow] @ weight[into, :, a, b].T
+            seen = padded[:, a : a + stride * oh : stride, b : b + stride * ow : stride]
+            seen = seen[:, :oh, :ow, g * per_group : (g + 1) * per_group]
+            out[..., into] += seen @ weight[into, :, a, b].T
     return out
 
 
@@ -80,7 +81,10 @@ def test_half_size_addend_is_doubled_by_nearest_neighbour(height, width):
     assert relative(found, convolve(x, weight, bias, 1, 1) + doubled) < 5e-6
 
 
-@pytest.mark.parametrize("n, h, w, c, o", [(1, 16, 12, 32, 64), (1, 13, 19, 16, 32), (3, 9, 22, 48, 96), (7, 32, 32, 128, 128)])
+TILED = [(1, 16, 12, 32, 64), (1, 13, 19, 16, 32), (3, 9, 22, 48, 96), (7, 32, 32, 128, 128)]
+
+
+@pytest.mark.parametrize("n, h, w, c, o", TILED)
 def test_winograd_is_used_and_agrees_with_the_direct_convolution(n, h, w, c, o, monkeypatch):
     weight, bias, x = normal(o, c, 3, 3), normal(o), normal(n, h, w, c)
     called = []
@@ -147,7 +151,10 @@ def group_normalise(x, weight, bias, groups, eps):
     return ((grouped - mean) / np.sqrt(variance + eps)).reshape(x.shape) * weight + bias
 
 
-@pytest.mark.parametrize("n, h, w, c", [(1, 40, 60, 128), (1, 3, 4, 128), (1, 1, 1, 64), (11, 8, 8, 128), (2, 37, 5, 256)])
+NORMED = [(1, 40, 60, 128), (1, 3, 4, 128), (1, 1, 1, 64), (11, 8, 8, 128), (2, 37, 5, 256)]
+
+
+@pytest.mark.parametrize("n, h, w, c", NORMED)
 def test_group_norm(n, h, w, c):
     x, weight, bias = normal(n, h, w, c), normal(c), normal(c)
     wanted = group_normalise(x, weight, bias, 32, 1e-5)
@@ -192,7 +199,10 @@ def resize(x, h, w):
 
 
 @pytest.mark.parametrize("attend", [True, False])
-@pytest.mark.parametrize("sizes", [[(10, 15)], [(40, 60), (20, 30)], [(33, 17), (17, 9), (9, 5)], [(80, 8), (40, 4), (20, 2), (10, 1)]])
+FINER = [[(10, 15)], [(40, 60), (20, 30)], [(33, 17), (17, 9), (9, 5)], [(80, 8), (40, 4), (20, 2), (10, 1)]]
+
+
+@pytest.mark.parametrize("sizes", FINER, ids=len)
 def test_resize_concat(sizes, attend):
     h, w = sizes[-1][0] // 2, max(1, sizes[-1][1] // 2)
     level, logits = normal(2, h, w, 32), normal(2, h, w, 32)

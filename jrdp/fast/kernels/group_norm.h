@@ -100,7 +100,8 @@ inline void group_norm(const float* in, const float* weight, const float* bias, 
                         add[c] = (float)(bias[c] - (whole.mean - (double)shift[c]) * factor * weight[c]);
                     }
                 }
-                const int begin = (int)((int64_t)pixels * part / parts), end = (int)((int64_t)pixels * (part + 1) / parts);
+                const int begin = (int)((int64_t)pixels * part / parts);
+                const int end = (int)((int64_t)pixels * (part + 1) / parts);
                 for (int p = begin; p < end; p++) {
                     const float* x = in + ((int64_t)i * pixels + p) * channels;
                     float* y = out + ((int64_t)i * pixels + p) * channels;

@@ -41,7 +41,8 @@ inline void resize_concat(const float* level, const float* attention, const Map*
                         const float *p = lower + (int64_t)u.low * channels, *q = lower + (int64_t)u.high * channels;
                         const float wa = v.low_weight * u.low_weight, wb = v.low_weight * u.high_weight;
                         const float wp = v.high_weight * u.low_weight, wq = v.high_weight * u.high_weight;
-                        for (int c = 0; c < channels; c++) o[c] = f[c] * (wa * a[c] + wb * b[c] + wp * p[c] + wq * q[c]);
+                        for (int c = 0; c < channels; c++)
+                            o[c] = f[c] * (wa * a[c] + wb * b[c] + wp * p[c] + wq * q[c]);
                     }
                     std::memcpy(o, level + pixel * channels, channels * sizeof(float));
                 }

@@ -36,7 +36,8 @@ struct Samples {
     }
 };
 
-// features [n, h, w, c]; rois [count, 5]; coarse [count, coarse_size, coarse_size, c] or null; out [count, size, size, c]
+// features [n, h, w, c]; rois [count, 5]; coarse [count, coarse_size, coarse_size, c] or null;
+// out [count, size, size, c]
 inline void roi_align(const float* features, int n, int h, int w, int channels, const float* rois, int count,
                       const float* coarse, int coarse_size, float scale, int sampling, int size, float* out) {
     for (int r = 0; r < count; r++)

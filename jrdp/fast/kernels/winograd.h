@@ -1,4 +1,4 @@
-// 3x3 convolution of stride 1 and padding 1, NHWC, by Winograd's F(4x4, 3x3) (Lavin and Gray, 2016), with bias and ReLU.
+// 3x3 convolution of stride 1, padding 1, NHWC, with bias and ReLU, by Winograd's F(4x4, 3x3) (Lavin and Gray, 2016).
 //
 // Four times fewer multiplications than the direct way. A chunk of tiles goes through all three steps (transform 6x6
 // input tiles; 36 matrix products over the channels; transform back to 4x4 outputs) while it is in a core's cache.
@@ -126,7 +126,8 @@ inline void winograd(const float* in, const float* packed, const float* bias, bo
 
         for (int t = 0; t < count; t++) {
             const int64_t tile = first + t;
-            const int left = (int)(tile % tiles.columns) * 4 - 1, top = (int)(tile / tiles.columns % tiles.rows) * 4 - 1;
+            const int left = (int)(tile % tiles.columns) * 4 - 1;
+            const int top = (int)(tile / tiles.columns % tiles.rows) * 4 - 1;
             const float* image = in + tile / tiles.columns / tiles.rows * h * w * ci;
             const float* pixel[kPoints];
             for (int y = 0; y < 6; y++)
