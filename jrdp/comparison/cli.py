@@ -51,7 +51,7 @@ def layers(
     tolerance: float = typer.Option(1e-4, "--tolerance", help="Relative L2 of every stage."),
     box_tolerance: float = typer.Option(0.01, "--box-tolerance", help="Network pixels."),
     score_tolerance: float = typer.Option(1e-4, "--score-tolerance", help="Absolute."),
-    mask_tolerance: float = typer.Option(0.999, "--mask-tolerance", help="Least IoU of two masks."),
+    mask_tolerance: float = typer.Option(1e-4, "--mask-tolerance", help="Absolute, of the mask probabilities."),
 ) -> None:
     """Every stage of both networks, same input and weights; names the first stage over tolerance."""
     from jrdp.comparison.layers import compare_layers
