@@ -31,9 +31,10 @@ def compare_layers(
     """Compare and write the report; true when everything is within tolerance.
 
     tolerance: relative L2 of every stage, and its worst element as a share of the stage's largest value, which shows a
-    change of a single channel. box_tolerance: network pixels; score_tolerance: absolute; mask_tolerance:
-    absolute, of the 32x32 probabilities (an IoU of so small masks jumps where a pixel is at 0.5). Mask stages use the Jittor side's detections on both sides,
-    so that a box that one side lacks shows up as such and not in every later stage.
+    change of a single channel. box_tolerance: network pixels. score_tolerance: absolute. mask_tolerance: absolute, of
+    the 32x32 probabilities (the IoU of so small masks jumps where a pixel is at 0.5).
+    Mask stages use the Jittor side's detections on both sides, so that a box that one side lacks shows up as such and
+    not in every later stage.
     """
     report = Report("Layer by layer: Jittor against PyTorch")
     results = []
