@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,13 +59,28 @@ def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
+def parse_json(text: str | bytes, **hooks: Any) -> Any:
+    """`json.loads` for text from outside. Raises `ValueError` for all that is wrong with it, deep nesting included.
+
+    Jittor raises Python's recursion limit so far that text of nothing but brackets would overflow the stack.
+    """
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(min(limit, 2000))
+    try:
+        return json.loads(text, **hooks)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def read_json(path: str | Path, what: str) -> Any:
     """The parsed JSON in `path`; `what` names it in the `UserError` for a missing, unreadable or malformed file."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"the {what} {path} is not valid JSON: {error}") from error
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 import numpy as np
 
 from jrdp.data.rle import parse_rle
 from jrdp.errors import UserError
+from jrdp.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,10 @@ def load_json(path: str | os.PathLike) -> dict:
         UserError: when the file is missing, unreadable, not JSON or not of that form.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
+        data = parse_json(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read the annotations {path}: {error.strerror}") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is not a COCO json: it is nested too deeply") from error
-    except ValueError as error:  # not JSON, or not UTF-8
+    except ValueError as error:  # not JSON, nested too deeply, or not UTF-8
         raise UserError(f"{path} is not valid JSON: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a COCO json: it must be a mapping with images, annotations and categories")

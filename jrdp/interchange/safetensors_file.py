@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jrdp.files import parse_json
 from jrdp.interchange.tensors import NUMPY_TYPES, Budget, FormatError, Tensor, dtype_name, from_bits, raw_bytes
 
 _TYPES = {
@@ -84,8 +85,8 @@ def _parse(text: bytes) -> dict[str, Any]:
         return int(digits)
 
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_int=integer)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text.decode("utf-8"), object_pairs_hook=unique, parse_int=integer)
+    except ValueError as error:
         raise FormatError("its header is not valid JSON: the file is damaged, or not a safetensors file") from error
     if not isinstance(header, dict):
         raise FormatError("its header is not a JSON object: the file is damaged")

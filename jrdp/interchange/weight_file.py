@@ -12,7 +12,7 @@ import numpy as np
 
 from jrdp.errors import UserError
 from jrdp.interchange import backbones
-from jrdp.files import atomic_write
+from jrdp.files import atomic_write, parse_json
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.jittor_pickle import is_jittor, read_pickle, write_jittor
 from jrdp.interchange.layout import Likeness, likeness
@@ -116,8 +116,8 @@ def _from_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> Wei
     file = named(tensors, "safetensors")
     if "jrdp" in header:
         try:
-            native = json.loads(header["jrdp"])
-        except (ValueError, RecursionError) as error:
+            native = parse_json(header["jrdp"])
+        except ValueError as error:
             raise FormatError("its jrdp header is not valid JSON: the file is damaged") from error
         if not isinstance(native, dict):
             raise FormatError("its jrdp header is damaged")
@@ -161,8 +161,8 @@ def _unwrap(value: Any, form: str) -> WeightFile:
         native = outer.get("jrdp")
         if isinstance(native, str):
             try:
-                file.metadata.update(json.loads(native))
-            except (ValueError, RecursionError) as error:
+                file.metadata.update(parse_json(native))
+            except ValueError as error:
                 raise FormatError("its jrdp header is not valid JSON: the file is damaged") from error
         file.others = [str(name)[:60] for name in outer if name not in known]
     return file
