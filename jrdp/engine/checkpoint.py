@@ -1,67 +1,40 @@
-"""Native checkpoints: weights as safetensors under the released names, training state beside them.
+"""Native checkpoints of a run: weights as safetensors under the released names, training state beside them.
 
 `last.safetensors` is complete by itself: its header holds the configuration, the preprocessing and the iteration, and
-names the file with the momentum buffers. The state file is written first and the weights are renamed into place last,
-so that a run killed at any moment leaves one checkpoint that is whole.
+names the file with the momentum buffers. That file is written first and the weights are renamed into place last, so that
+a run killed at any moment leaves one checkpoint that is whole.
 """
 
 from __future__ import annotations
 
-import json
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-import jrdp
+from jrdp import interchange
 from jrdp.config import Config, parse_config
 from jrdp.errors import UserError
-from jrdp.files import write_bytes
-
-FORMAT_VERSION = 1
-
-
-def header(config: Config, iteration: int) -> dict:
-    """What travels with the weights: configuration, preprocessing, stride convention, iteration and versions."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "config": config.model_dump(mode="json"),
-        "preprocessing": {
-            **config.input.model_dump(mode="json"),
-            "stride_in_1x1": config.model.backbone.strides_in_1x1,
-        },
-        "iteration": iteration,
-        "versions": {"jrdp": jrdp.__version__, "numpy": np.__version__, "python": platform.python_version()},
-    }
-
-
-def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict) -> None:
-    """Write `tensors` with `metadata` as the JSON header entry "jrdp"; atomic."""
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    write_bytes(path, save(contiguous, metadata={"format": "pt", "jrdp": json.dumps(metadata)}))
+from jrdp.interchange import WeightFile, native
+from jrdp.interchange.training import TrainingState
 
 
 def save_checkpoint(
     path: Path, tensors: dict[str, np.ndarray], momentum: dict[str, np.ndarray] | None, config: Config, iteration: int
 ) -> None:
-    """Write weights and, unless `momentum` is None, the training state that `load_training_state` reads."""
-    metadata = header(config, iteration)
+    """Write weights and, unless `momentum` is None, the training state that `load_checkpoint` reads."""
+    header = native.header(config, iteration)
     if momentum is not None:
-        state = path.with_name(f"{path.stem}.state-{iteration}.safetensors")
-        metadata["state"] = state.name
-        write_safetensors(state, momentum, {"format_version": FORMAT_VERSION, "iteration": iteration})
-    write_safetensors(path, tensors, metadata)
+        header["state"] = native.write_state(path, TrainingState(momentum, iteration))
+    interchange.write(path, WeightFile(tensors, iteration=iteration, metadata=header))
     for old in path.parent.glob(f"{path.stem}.state-*.safetensors"):
-        if old.name != metadata.get("state"):
+        if old.name != header.get("state"):
             old.unlink(missing_ok=True)
 
 
 @dataclass
-class TrainingState:
-    """What `--resume` continues from."""
+class Checkpoint:
+    """What `--resume` continues from: weights and momentum by name, the configuration, the iterations done."""
 
     tensors: dict[str, np.ndarray]
     momentum: dict[str, np.ndarray]
@@ -69,40 +42,16 @@ class TrainingState:
     iteration: int
 
 
-def load_training_state(path: Path) -> TrainingState:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read `last.safetensors` and its state file.
 
     Raises:
-        UserError: if either is missing, truncated, or not a checkpoint of jrdp.
+        UserError: if either is missing or damaged, they do not belong together, or there is no training state.
     """
-    metadata = read_metadata(path)
-    if "state" not in metadata:
-        raise UserError(f"{path} holds weights only, no training state: start from it with --set train.weights={path}")
-    state_path = path.with_name(Path(metadata["state"]).name)
-    if read_metadata(state_path).get("iteration") != metadata["iteration"]:
-        raise UserError(f"{state_path} belongs to another iteration than {path}: the checkpoint is not usable")
-    return TrainingState(
-        _load(path), _load(state_path), parse_config(metadata["config"], f"in {path}"), int(metadata["iteration"])
-    )
-
-
-def read_metadata(path: Path) -> dict:
-    """The "jrdp" header of a native safetensors file."""
-    from safetensors import safe_open
-
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}")
-    try:
-        with safe_open(str(path), framework="np") as file:
-            return json.loads((file.metadata() or {})["jrdp"])
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable safetensors file (truncated?): {error}") from error
-    except KeyError as error:
-        raise UserError(f"{path} was not written by jrdp: it has no jrdp header") from error
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(str(path))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file (truncated?): {error}") from error
+        raise UserError(f"nothing to resume: no checkpoint at {path}")
+    file = interchange.read(path)
+    state = native.read_state(file)
+    if state is None or "config" not in file.metadata:
+        raise UserError(f"{path} holds weights only, no training state: start from it with --weights {path}")
+    return Checkpoint(file.tensors, state.momentum, parse_config(file.metadata["config"], f"in {path}"), state.iteration)

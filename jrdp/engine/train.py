@@ -15,7 +15,7 @@ from jrdp.data.catalog import load_dataset
 from jrdp.data.loader import TrainLoader
 from jrdp.data.transforms import batch_images
 from jrdp.engine import distributed
-from jrdp.engine.checkpoint import load_training_state, save_checkpoint
+from jrdp.engine.checkpoint import load_checkpoint, save_checkpoint
 from jrdp.engine.curves import plot_curves
 from jrdp.engine.network import for_prediction
 from jrdp.engine.start import initialise, read_start, start_from_scratch
@@ -131,7 +131,7 @@ def _open_run(config: Config, out: Path, resume: bool):
     if jt.flags.use_cuda == 0 and config.train.amp:
         raise UserError("train.amp needs a GPU: this run is on the CPU; leave out --set train.amp=true")
     if resume:
-        state = load_training_state(out / "last.safetensors")
+        state = load_checkpoint(out / "last.safetensors")
         differing = _differences(config, state.config)
         if differing:
             raise UserError(

@@ -75,9 +75,9 @@ def test_a_native_run_goes_back(checkpoint, native, tmp_path):
 
 
 def test_the_engine_resumes_from_a_converted_run(checkpoint, native):
-    load_training_state = pytest.importorskip("jrdp.engine.checkpoint").load_training_state
+    load_checkpoint = pytest.importorskip("jrdp.engine.checkpoint").load_checkpoint
     _, tensors, momentum = checkpoint
-    state = load_training_state(native)
+    state = load_checkpoint(native)
     assert state.iteration == 300 and state.config == config_of_the_run()
     assert set(state.tensors) == set(tensors) and set(state.momentum) == set(momentum)
     assert all(np.array_equal(state.momentum[name], buffer) for name, buffer in momentum.items())
