@@ -44,7 +44,7 @@ def train(
     config: Optional[Path] = ConfigOption,
     weights: Optional[Path] = typer.Option(None, "--weights", help="Start from these weights (train.weights)."),
     settings: List[str] = SetOption,
-    resume: bool = typer.Option(False, "--resume", help="Continue RUN/last.safetensors bit for bit."),
+    resume: bool = typer.Option(False, "--resume", help="Continue OUT/last.safetensors bit for bit, with its configuration."),
     device: str = DeviceOption,
     seed: Optional[int] = typer.Option(None, "--seed", help="Random seed (train.seed)."),
 ) -> None:
@@ -52,7 +52,12 @@ def train(
     from jrdp import runtime
     from jrdp.config import load_config
 
-    chosen = load_config(config, settings)
+    base = None
+    if resume and config is None:
+        from jrdp.engine.checkpoint import load_checkpoint
+
+        base = load_checkpoint(out / "last.safetensors").config
+    chosen = load_config(config, settings, base=base)
     if weights is not None:
         chosen.train.weights = str(weights)
     if seed is not None:

@@ -165,3 +165,8 @@ def test_the_installed_command_exits_with_2(tmp_path):
         capture_output=True, text=True, timeout=300,
     )
     assert done.returncode == 2 and done.stderr.startswith("jrdp: error: ") and "Traceback" not in done.stderr
+
+
+def test_nothing_to_resume(run, tmp_path):
+    refused(run("train", "--out", tmp_path / "o", "--resume"), "nothing to resume", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
