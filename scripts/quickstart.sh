@@ -24,7 +24,7 @@ say "Writing the sample pictures to $out/sample"
 jrdp data sample sample
 
 say "Training on them for a few minutes, from random weights"
-jrdp train --config "$root/configs/quickstart.yaml" --out run
+jrdp train --config "$root/configs/quickstart.yaml" --set "data.test=[]" --out run
 
 say "Evaluating on the sample pictures that were held out"
 jrdp test --config "$root/configs/quickstart.yaml" --weights run/final.safetensors --out test

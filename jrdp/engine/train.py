@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,16 +16,17 @@ from jrdp.data.catalog import load_dataset
 from jrdp.data.loader import TrainLoader
 from jrdp.data.transforms import batch_images
 from jrdp.engine import distributed
-from jrdp.engine.checkpoint import load_checkpoint, save_checkpoint
+from jrdp.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from jrdp.engine.curves import plot_curves
-from jrdp.engine.network import for_prediction
-from jrdp.engine.start import initialise, read_start, start_from_scratch
 from jrdp.engine.evaluate import evaluate_datasets
-from jrdp.files import make_folder, write_text
+from jrdp.engine.network import for_prediction
+from jrdp.engine.solver import Solver
+from jrdp.engine.start import initialise, read_start, start_from_scratch
 from jrdp.errors import UserError
+from jrdp.files import make_folder, write_text
+from jrdp.interchange import WeightFile
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors, trainable_parameters
-from jrdp.engine.solver import Solver
 
 MIXED_PRECISION = 4  # Jittor's level "prefer float16, but sums, exponentials and the like in float32"
 LOSSES = ("loss_cls", "loss_reg", "loss_centerness", "loss_mask")
@@ -58,13 +60,7 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
-    if state is not None:
-        assign_state(model, state.tensors)
-        note = f"resumed from {out / 'last.safetensors'} at iteration {state.iteration}"
-    elif start is not None:
-        note = initialise(model, start)
-    else:
-        note = start_from_scratch(model, batch_images([dataset.example(*task).image for task in next(loader.plan())]))
+    note = _fill(model, state, start, dataset, loader)
     solver = Solver(trainable_parameters(model), config.solver)
     if state is not None:
         solver.load_momentum(state.momentum)
@@ -75,7 +71,7 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
     last = config.solver.max_iterations
     values: dict[str, float] = {}
     with _Log(out / "log.jsonl", first) as log, loader:
-        started, clock = time.monotonic(), time.monotonic()
+        clock = time.monotonic()
         for iteration, batch, targets in loader:
             if iteration >= last:
                 break
@@ -87,11 +83,21 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
             log.write({"iteration": iteration, "lr": rate, **values, "seconds": round(now - clock, 4)})
             clock = now
             if distributed.is_main() and (iteration % config.train.log_period == 0 or iteration in (first + 1, last)):
-                eta = (now - started) / (iteration - first) * (last - iteration)
-                print(_progress(iteration, config.solver.max_iterations, eta, rate, values, log.seconds), flush=True)
+                print(_progress(iteration, last, log.seconds_per_iteration(), rate, values), flush=True)
             if iteration % config.train.checkpoint_period == 0 or iteration == last:
                 _checkpoint(out / "last.safetensors", model, solver, config, iteration)
     return {"iteration": last, "losses": values, "metrics": _finish(model, config, out, test_sets)}
+
+
+def _fill(model, state: Checkpoint | None, start: WeightFile | None, dataset, loader: TrainLoader) -> str:
+    """Give the network the weights it begins with; returns a line that says which."""
+    if state is not None:
+        assign_state(model, state.tensors)
+        return f"resuming after iteration {state.iteration}"
+    if start is not None:
+        return initialise(model, start)
+    first_batch = next(loader.plan())
+    return start_from_scratch(model, batch_images([dataset.example(*task).image for task in first_batch]))
 
 
 def _losses_step(model, solver: Solver, batch, targets, iteration: int) -> dict[str, float]:
@@ -163,10 +169,10 @@ def _flatten(values: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _progress(iteration: int, total: int, eta: float, rate: float, values: dict, seconds: float) -> str:
+def _progress(iteration: int, total: int, seconds: float, rate: float, values: dict) -> str:
     parts = " ".join(f"{name[len('loss_'):]} {values[name]:.3f}" for name in LOSSES)
     return (
-        f"{iteration:>6}/{total}  eta {timedelta(seconds=round(eta))}  lr {rate:.2e}  "
+        f"{iteration:>6}/{total}  eta {timedelta(seconds=round(seconds * (total - iteration)))}  lr {rate:.2e}  "
         f"loss {values['loss']:.3f} ({parts})  {seconds:.2f} s/it"
     )
 
@@ -175,7 +181,7 @@ class _Log:
     """Appends one JSON object a line; on resuming, drops the lines after the checkpoint's iteration."""
 
     def __init__(self, path: Path, first: int):
-        self.seconds = 0.0
+        self._recent: deque[float] = deque(maxlen=30)
         self._path = path
         kept = []
         if first and path.exists():
@@ -198,9 +204,12 @@ class _Log:
         if self._file:
             self._file.close()
 
+    def seconds_per_iteration(self) -> float:
+        """The median of the last iterations, so that those in which Jittor compiles do not count."""
+        return float(np.median(self._recent))
+
     def write(self, record: dict) -> None:
-        # The first iteration compiles; a running mean that starts after it is what an ETA should show.
-        self.seconds = record["seconds"] if self.seconds == 0 else 0.9 * self.seconds + 0.1 * record["seconds"]
+        self._recent.append(record["seconds"])
         if self._file:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()

@@ -73,7 +73,7 @@ def test_killed_and_resumed_equals_uninterrupted(sample, tmp_path):
     kill_after(command(sample, killed), killed, 3)
     assert not (killed / "final.safetensors").exists()
     resume = [sys.executable, "-m", "jrdp.cli", "train", "--device", "cpu", "--out", str(killed), "--resume"]
-    assert "iteration 2" in run(resume)  # with the configuration that the checkpoint holds
+    assert "after iteration 2" in run(resume)  # with the configuration that the checkpoint holds
     assert log_of(killed) == log_of(whole)
     assert [record["iteration"] for record in log_of(whole)] == [1, 2, 3, 4, 5, 6]
     one, other = load_file(str(whole / "final.safetensors")), load_file(str(killed / "final.safetensors"))
