@@ -1,4 +1,4 @@
-"""The `jrdp` command: thin wrappers that parse, call the library, and turn a `UserError` into one line and exit code 2."""
+"""The `jrdp` command: thin wrappers around the library; a `UserError` becomes one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ data_app = typer.Typer(help="Verify, describe and make datasets; fetch ImageNet 
 app.add_typer(data_app, name="data")
 app.add_typer(comparison.app, name="compare")
 
-ConfigOption = typer.Option(None, "--config", help="YAML configuration; default: the one stored in the weights, or configs/r50_isod.yaml's.")
+ConfigOption = typer.Option(
+    None, "--config", help="YAML configuration; default: the one stored in the weights, or configs/r50_isod.yaml's."
+)
 SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override one configuration key, dotted; repeatable.")
 DeviceOption = typer.Option("auto", "--device", help="auto, cpu or cuda.")
 OutOption = typer.Option(..., "--out", help="Output folder.")
@@ -44,7 +46,7 @@ def train(
     config: Optional[Path] = ConfigOption,
     weights: Optional[Path] = typer.Option(None, "--weights", help="Start from these weights (train.weights)."),
     settings: List[str] = SetOption,
-    resume: bool = typer.Option(False, "--resume", help="Continue OUT/last.safetensors bit for bit, with its configuration."),
+    resume: bool = typer.Option(False, "--resume", help="Continue OUT/last.safetensors with its configuration."),
     device: str = DeviceOption,
     seed: Optional[int] = typer.Option(None, "--seed", help="Random seed (train.seed)."),
 ) -> None:
@@ -100,7 +102,7 @@ def predict(
     out: Path = OutOption,
     config: Optional[Path] = ConfigOption,
     settings: List[str] = SetOption,
-    threshold: float = typer.Option(0.5, "--threshold", min=0.0, max=1.0, help="Draw instances with a score above this."),
+    threshold: float = typer.Option(0.5, "--threshold", min=0.0, max=1.0, help="Draw instances scored above this."),
     frames: Optional[int] = typer.Option(None, "--frames", min=1, help="Stop a video or camera after so many frames."),
     device: str = DeviceOption,
 ) -> None:
@@ -122,7 +124,8 @@ def predict(
     if videos:
         from jrdp.engine.video import predict_video
 
-        for video, name in zip(videos, output_names([Path(f"camera_{v}") if isinstance(v, int) else v for v in videos])):
+        names = output_names([Path(f"camera_{video}") if isinstance(video, int) else video for video in videos])
+        for video, name in zip(videos, names):
             predict_video(model, video, out, name, threshold, frames)
     raise typer.Exit(1 if failed else 0)
 

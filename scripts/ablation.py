@@ -32,7 +32,8 @@ def train(config: Path, run: Path, seed: int, options: list[str]) -> None:
     if (run / "final.safetensors").exists() and list(run.glob("eval/**/metrics.json")):
         print(f"{run}: finished before")
         return
-    command = [sys.executable, "-m", "jrdp.cli", "train", "--config", str(config), "--out", str(run), "--seed", str(seed)]
+    command = [sys.executable, "-m", "jrdp.cli", "train"]
+    command += ["--config", str(config), "--out", str(run), "--seed", str(seed)]
     if (run / "last.safetensors").exists():
         command.append("--resume")
     print(" ".join(command), flush=True)
@@ -61,7 +62,8 @@ def collect(runs: dict[str, list[Path]]) -> dict:
 
 def format_table(table: dict, seeds: int) -> str:
     """Mask metrics in percent, as a Markdown table: mean ± spread over the seeds."""
-    lines = ["| design | test set | seeds | " + " | ".join(METRICS) + " |", "| --- | --- | --- |" + " --- |" * len(METRICS)]
+    lines = ["| design | test set | seeds | " + " | ".join(METRICS) + " |"]
+    lines.append("| --- | --- | --- |" + " --- |" * len(METRICS))
     for design, sets in table.items():
         for name, values in sets.items():
             cells = []
@@ -69,7 +71,8 @@ def format_table(table: dict, seeds: int) -> str:
                 entry = values[metric]
                 spread = "" if entry["spread"] is None else f" ± {100 * entry['spread']:.1f}"
                 cells.append(f"{100 * entry['mean']:.1f}{spread}")
-            lines.append(f"| {design} | {name} | {len(values['AP']['values'])} of {seeds} | " + " | ".join(cells) + " |")
+            done = f"{len(values['AP']['values'])} of {seeds}"
+            lines.append(f"| {design} | {name} | {done} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

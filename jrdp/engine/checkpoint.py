@@ -1,8 +1,8 @@
 """Native checkpoints of a run: weights as safetensors under the released names, training state beside them.
 
 `last.safetensors` is complete by itself: its header holds the configuration, the preprocessing and the iteration, and
-names the file with the momentum buffers. That file is written first and the weights are renamed into place last, so that
-a run killed at any moment leaves one checkpoint that is whole.
+names the file with the momentum buffers. That file is written first and the weights are renamed into place last, so
+that a run killed at any moment leaves one checkpoint that is whole.
 """
 
 from __future__ import annotations
@@ -54,4 +54,5 @@ def load_checkpoint(path: Path) -> Checkpoint:
     state = native.read_state(file)
     if state is None or "config" not in file.metadata:
         raise UserError(f"{path} holds weights only, no training state: start from it with --weights {path}")
-    return Checkpoint(file.tensors, state.momentum, parse_config(file.metadata["config"], f"in {path}"), state.iteration)
+    config = parse_config(file.metadata["config"], f"in {path}")
+    return Checkpoint(file.tensors, state.momentum, config, state.iteration)

@@ -40,7 +40,8 @@ def predict_files(model: SalientInstanceModel, pictures: list[Path], out: Path, 
             continue
         results += coco_results(prediction, image_id, picture.name)
         shown = prediction.above(threshold)
-        visualize.save_image(visualize.overlay(shown.photo, shown.masks, shown.boxes, shown.scores), out / f"{name}.png")
+        drawn = visualize.overlay(shown.photo, shown.masks, shown.boxes, shown.scores)
+        visualize.save_image(drawn, out / f"{name}.png")
         visualize.save_index_mask(shown.masks, out / f"{name}_instances.png")
     write_json(out / "predictions.json", results)
     print(f"{len(pictures) - len(failed)} of {len(pictures)} pictures, {len(results)} detections: {out}")

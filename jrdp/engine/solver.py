@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as released (FCOS' solver): parameter groups, learning-rate schedule, momentum by name."""
+"""Stochastic gradient descent as released: parameter groups, learning-rate schedule, momentum by name."""
 
 from __future__ import annotations
 
@@ -72,11 +72,13 @@ class Solver:
         mine = self._by_name("values")
         if set(mine) != set(buffers):
             odd = sorted(set(mine) ^ set(buffers))
-            raise UserError(f"the optimizer state does not fit this network: {len(odd)} parameters differ, first {odd[0]}")
+            raise UserError(
+                f"the optimizer state does not fit this network: {len(odd)} parameters differ, first {odd[0]}"
+            )
         for name, value in mine.items():
             if tuple(value.shape) != buffers[name].shape:
                 raise UserError(
-                    f"the optimizer state of {name} has shape {buffers[name].shape}, this network needs {tuple(value.shape)}"
+                    f"the optimizer state of {name} has shape {buffers[name].shape}, not {tuple(value.shape)}"
                 )
             value.assign(jt.array(np.ascontiguousarray(buffers[name], dtype=np.float32))).stop_grad()
 

@@ -65,7 +65,8 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
     if state is not None:
         solver.load_momentum(state.momentum)
     if distributed.is_main():
-        print(f"training on {len(dataset)} pictures, {config.solver.max_iterations} iterations of {config.solver.batch_size}")
+        length = f"{config.solver.max_iterations} iterations of {config.solver.batch_size}"
+        print(f"training on {len(dataset)} pictures, {length}")
         print(note)
         write_text(out / "config.yaml", dump_config(config))
     last = config.solver.max_iterations

@@ -17,7 +17,8 @@ def main(sample, out):
     from jrdp.models.rdpnet import RDPNet
     from jrdp.models.state import trainable_parameters
 
-    config = load_config(None, ["input.min_size=64", "input.max_size=96", f"data.train=[{sample}/imgs:{sample}/train.json]"])
+    training = f"data.train=[{sample}/imgs:{sample}/train.json]"
+    config = load_config(None, ["input.min_size=64", "input.max_size=96", training])
     dataset = load_dataset(config.data.train, config, training=True)
     loader = TrainLoader(dataset, 2, seed=0, rank=distributed.rank(), world_size=distributed.world_size())
     _, batch, targets = next(iter(loader))

@@ -81,9 +81,10 @@ def changed(sample, tmp_path, change):
 
 def test_json_without_categories_or_segmentation(run, tmp_path, weights, sample):
     setting = changed(sample, tmp_path, lambda content: content.pop("categories"))
-    refused(run("test", "--weights", weights, "--out", tmp_path / "o", "--set", setting), "changed.json", "categories")
+    common = ("test", "--weights", weights, "--out", tmp_path / "o")
+    refused(run(*common, "--set", setting), "changed.json", "categories")
     setting = changed(sample, tmp_path, lambda content: content["annotations"][0].pop("segmentation"))
-    refused(run("test", "--weights", weights, "--out", tmp_path / "o", "--set", setting), "changed.json", "segmentation")
+    refused(run(*common, "--set", setting), "changed.json", "segmentation")
     assert not (tmp_path / "o").exists()
 
 
@@ -137,8 +138,9 @@ def test_cuda_without_a_gpu(run, tmp_path, weights, sample):
 
     if runtime.prepare().cuda.usable:
         pytest.skip("this machine has a usable GPU")
-    refused(run("predict", "--weights", weights, "--out", tmp_path / "o", sample / "imgs", "--device", "cuda"), "cuda", "GPU")
-    refused(run("predict", "--weights", weights, "--out", tmp_path / "o", sample / "imgs", "--device", "tpu"), "tpu")
+    common = ("predict", "--weights", weights, "--out", tmp_path / "o", sample / "imgs")
+    refused(run(*common, "--device", "cuda"), "cuda", "GPU")
+    refused(run(*common, "--device", "tpu"), "tpu")
 
 
 def test_weights_of_another_preprocessing_are_refused(run, tmp_path, weights, sample):

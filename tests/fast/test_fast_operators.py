@@ -198,10 +198,10 @@ def resize(x, h, w):
     return np.einsum("xj,nyjc->nyxc", axis_matrix(w, x.shape[2]), x)
 
 
-@pytest.mark.parametrize("attend", [True, False])
 FINER = [[(10, 15)], [(40, 60), (20, 30)], [(33, 17), (17, 9), (9, 5)], [(80, 8), (40, 4), (20, 2), (10, 1)]]
 
 
+@pytest.mark.parametrize("attend", [True, False])
 @pytest.mark.parametrize("sizes", FINER, ids=len)
 def test_resize_concat(sizes, attend):
     h, w = sizes[-1][0] // 2, max(1, sizes[-1][1] // 2)
