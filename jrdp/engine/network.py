@@ -7,7 +7,6 @@ import jittor as jt
 from jrdp.config import Config
 from jrdp.errors import UserError
 from jrdp.fast.network import FastNetwork, unsupported
-from jrdp.fast.operators import onednn_home
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import named_tensors
 
@@ -21,12 +20,7 @@ def for_prediction(network: RDPNet, config: Config) -> RDPNet | FastNetwork:
         UserError: for "fast" on a GPU, or with a part of the network that the engine does not know.
     """
     engine = config.test.engine
-    if jt.flags.use_cuda:
-        reason = "it runs on the CPU only: add --device cpu"
-    elif onednn_home() is None:
-        reason = "it needs oneDNN; jrdp doctor says why there is none"
-    else:
-        reason = unsupported(config.model)
+    reason = "it runs on the CPU only: add --device cpu" if jt.flags.use_cuda else unsupported(config.model)
     if engine == "plain" or (engine == "auto" and reason):
         return network
     if reason:
