@@ -1,16 +1,17 @@
-"""From the FCOS head's answers to boxes and scores, in NumPy, as released."""
+"""From the FCOS head's answers to boxes and scores, as released: in NumPy, which is the definition, or on the GPU."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import jittor as jt
 import numpy as np
 
 from jrdp import boxes as box_ops
 from jrdp.config import FcosConfig
 from jrdp.models.fcos_targets import locations
 from jrdp.models.fpn import STRIDES
-from jrdp.ops import nms
+from jrdp.ops import Limits, decode_on_device, nms
 
 
 class Detections(NamedTuple):
@@ -37,6 +38,37 @@ def decode(
         for *level, stride in zip(logits, distances, centerness, STRIDES)
     ]
     return [_suppress(merge(per_level), config) for per_level in zip(*candidates)]
+
+
+def decode_vars(
+    logits: list[jt.Var],
+    distances: list[jt.Var],
+    centerness: list[jt.Var],
+    sizes: list[tuple[int, int]],
+    config: FcosConfig,
+) -> list[Detections]:
+    """`decode` for answers that are still being computed: where they are, waiting once, for the boxes or the answers.
+
+    Raises:
+        ValueError: for a candidate whose box or score is not finite.
+    """
+    if not jt.flags.use_cuda:
+        values = jt.fetch_sync([*logits, *distances, *centerness])
+        levels = len(logits)
+        return decode(values[:levels], values[levels : 2 * levels], values[2 * levels :], sizes, config)
+    answers = [[level.float32() for level in levels] for levels in (logits, distances, centerness)]
+    boxes, scores, status = jt.fetch_sync(
+        list(decode_on_device(*answers, STRIDES[: len(logits)], np.array(sizes), limits_of(config)))
+    )
+    broken = np.flatnonzero(status[:, 1] >= 0)
+    if len(broken):
+        raise ValueError(f"boxes: box {status[broken[0], 1]} of image {broken[0]} or its score is not finite")
+    return [Detections(boxes[image, :count], scores[image, :count]) for image, count in enumerate(status[:, 0])]
+
+
+def limits_of(config: FcosConfig) -> Limits:
+    """The configured limits, as the operator takes them."""
+    return Limits(config.pre_nms_threshold, config.pre_nms_top_n, config.nms_threshold, config.post_nms_top_n)
 
 
 def level_candidates(

@@ -12,7 +12,7 @@ from jrdp import boxes as box_ops
 from jrdp.config import BackboneConfig, FcosConfig, MaskConfig, ModelConfig, PyramidConfig
 from jrdp.data.mask_targets import project_masks
 from jrdp.models.fcos import FcosHead, HeadOutput, LossCounts, bce_with_logits, fcos_losses, total
-from jrdp.models.fcos_decode import Detections, decode
+from jrdp.models.fcos_decode import Detections, decode_vars
 from jrdp.models.fcos_targets import assign_targets, locations
 from jrdp.models.fpn import STRIDES
 from jrdp.models.layers import Stages
@@ -123,10 +123,7 @@ class RDPNet(nn.Module):
         return jt.array(np.ascontiguousarray(batch.images, np.float32))
 
     def _detections(self, output: HeadOutput, batch: ImageBatch) -> list[Detections]:
-        levels = len(output.logits)
-        values = jt.fetch_sync([*output.logits, *output.distances, *output.centerness])
-        logits, distances, centerness = values[:levels], values[levels : 2 * levels], values[2 * levels :]
-        return decode(logits, distances, centerness, batch.sizes, self.config.fcos)
+        return decode_vars(*output, batch.sizes, self.config.fcos)
 
     def _mask_targets(self, found: list[Detections], targets: list[Targets]) -> tuple[np.ndarray, np.ndarray]:
         """The RoIs `[P, 5]` that learn a mask and the masks, 0 or 1, `[P, M, M]`.

@@ -19,13 +19,13 @@ EXACT = "-fno-fast-math -ffp-contract=off "
 
 @dataclass(frozen=True)
 class Kernels:
-    """The two headers that define the same functions, one for each device.
+    """The two headers that define the same functions, one for each device; without one for the CPU it runs on CUDA only.
 
     A source text given to `run` calls those functions by name, so one text serves both. The headers are included by
     their absolute path: Jittor then notices when they, or what they include, change.
     """
 
-    cpu: str
+    cpu: str | None
     cuda: str
     shim: bool = False  # run the CUDA header's kernels on the CPU
 
@@ -48,8 +48,9 @@ class Kernels:
             # on a CPU, and would take the shimmed operator for the plain one.
             texts = {"cpu_header": _include("cuda_shim.h") + _include(self.cuda), "cpu_src": source}
         else:
-            texts = {"cpu_header": _include(self.cpu), "cpu_src": source}
-            texts.update(cuda_header=_include(self.cuda), cuda_src=source)
+            texts = {"cuda_header": _include(self.cuda), "cuda_src": source}
+            if self.cpu is not None:
+                texts.update(cpu_header=_include(self.cpu), cpu_src=source)
         numbers = {name: float(value) for name, value in data.items()}
         outputs = jt.code(shapes, dtypes, inputs, data=numbers, **texts)
         outputs[0].compile_options = {INCLUDE if jt.flags.use_cuda else INCLUDE + EXACT: 1}

@@ -102,6 +102,13 @@ static inline T atomicAdd(T* address, T value) {
     return before;
 }
 
+static inline int atomicMax(int* address, int value) {
+    const int before = *address;
+    *address = before > value ? before : value;
+    return before;
+}
+
+static inline int __popcll(long long bits) { return __builtin_popcountll(bits); }
 static inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
 
 typedef int cudaError_t;
