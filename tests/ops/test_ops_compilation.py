@@ -97,11 +97,16 @@ def find_nvcc():
 ENTRY_POINTS = """
 #include "roi_align.cuh"
 #include "nms.cuh"
-void use(const RoiLevels& levels, float* numbers, int* indices) {
+#include "decode.cuh"
+#include "paste.cuh"
+void use(const RoiLevels& levels, const DecodeLevels& answers, float* numbers, int* indices) {
     roi_align_forward(levels, numbers);
     roi_align_backward(levels, numbers, true);
     roi_align_backward(levels, numbers, false);
     nms_run(numbers, numbers, 1, 0.5f, indices, indices, numbers, indices, indices, indices);
+    decode_run(answers, indices, 0.05, 1000, 0.6, 100, 1, numbers, numbers, indices, numbers, numbers, numbers,
+               indices, indices, indices, indices, indices, indices);
+    paste_run(numbers, indices, 1, 32, 0.5, 1, indices);
 }
 """
 
@@ -115,8 +120,8 @@ def test_cuda_sources_compile_for_every_architecture(tmp_path):
     done = subprocess.run([*command, str(source), "-o", str(tmp_path / "kernels.o")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kernels = [line for line in done.stderr.splitlines() if "Compiling entry function" in line]
-    assert len(kernels) == 3 * 6
+    assert len(kernels) == 3 * 10
     spills = [line for line in done.stderr.splitlines() if "spill stores" in line]
-    assert len(spills) == 3 * 6
+    assert len(spills) == 3 * 10
     clean = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
     assert {line.strip() for line in spills} == {clean}

@@ -7,7 +7,7 @@ import ops_reference as reference
 import pytest
 from pycocotools import mask as coco_mask
 
-from jrdp.ops import paste_mask_rle, paste_masks
+from jrdp.ops import paste_mask_rle, paste_masks, pasting
 
 BOXES = np.array(
     [
@@ -27,6 +27,16 @@ BOXES = np.array(
 )
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request, monkeypatch):
+    """Pasting on the host; and by the CUDA kernel, run through the shim."""
+    if request.param == "cuda":
+        shim = pasting.KERNELS.shimmed()
+        on_device = pasting.paste_on_device
+        monkeypatch.setattr(pasting, "_paste_on_host", lambda *arguments: on_device(*arguments, kernels=shim))
+    return request.param
+
+
 def smooth_masks(random, count, size):
     coarse = random.random((count, 4, 4))
     near = np.minimum(np.arange(size) * 4 // size, 3)
@@ -34,7 +44,7 @@ def smooth_masks(random, count, size):
 
 
 @pytest.mark.parametrize("size", [14, 28, 32])
-def test_equals_the_released_code(golden, size):
+def test_equals_the_released_code(device, golden, size):
     with np.load(golden / "ops.npz") as numbers:
         height, width = (int(value) for value in numbers["paste/im_hw"])
         masks = paste_masks(numbers[f"paste/M{size}/prob"], numbers["paste/boxes"], height, width)
@@ -45,7 +55,7 @@ def test_equals_the_released_code(golden, size):
 
 
 @pytest.mark.parametrize("size", [1, 7, 32])
-def test_equals_the_reference(size):
+def test_equals_the_reference(device, size):
     probabilities = smooth_masks(np.random.default_rng(size), len(BOXES), size)
     masks = paste_masks(probabilities, BOXES, 60, 80)
     for mask, probability, box in zip(masks, probabilities, BOXES):
@@ -61,14 +71,14 @@ def test_box_without_its_border_would_be_noticed():
     assert (mask != (reference.paste_probability(probabilities[0], BOXES[0] + 1, 60, 80) > 0.5)).sum() > 10
 
 
-def test_threshold_is_strict_and_free():
+def test_threshold_is_strict_and_free(device):
     probabilities = np.full((1, 32, 32), 0.5, np.float32)
     assert not paste_masks(probabilities, BOXES[:1], 60, 80).any()
     assert paste_masks(probabilities, BOXES[:1], 60, 80, threshold=0.49).any()
 
 
 @pytest.mark.parametrize("height, width", [(60, 80), (1, 1), (400, 3)])
-def test_rle_holds_the_same_masks(height, width):
+def test_rle_holds_the_same_masks(device, height, width):
     probabilities = smooth_masks(np.random.default_rng(3), len(BOXES), 32)
     masks = paste_masks(probabilities, BOXES, height, width)
     encoded = paste_mask_rle(probabilities, BOXES, height, width)
@@ -78,7 +88,7 @@ def test_rle_holds_the_same_masks(height, width):
         assert rle == {"size": [height, width], "counts": expected["counts"].decode()}
 
 
-def test_zero_masks():
+def test_zero_masks(device):
     nothing = np.zeros((0, 32, 32), np.float32), np.zeros((0, 4), np.float32)
     assert paste_masks(*nothing, 60, 80).shape == (0, 60, 80)
     assert paste_mask_rle(*nothing, 60, 80) == []
