@@ -19,7 +19,7 @@ from jrdp import interchange
 from jrdp.comparison.exchange import save_arrays, save_batch
 from jrdp.comparison.process import Worker
 from jrdp.comparison.report import machine, text_table
-from jrdp.comparison.synthetic import synthetic_state
+from jrdp.comparison.synthetic import disc_masks, synthetic_state
 from jrdp.config import Config, load_config
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.engine.weights import config_of
@@ -29,6 +29,7 @@ from jrdp.structures import Targets
 
 ROIS = 100
 WARM_UP = 2  # untimed runs of each part, in which kernels are compiled and caches are filled
+OF_TRAINING = ("forward of a training batch", "training step")  # solver.batch_size times the picture, plain network
 COLUMNS = ["part", "Jittor ms", "PyTorch ms", "ratio", "least", "most"]
 
 
@@ -38,7 +39,8 @@ class BenchOptions:
 
     picture: a file, or None for a generated one of 720x480. twin_python: an interpreter that has torch, or None to
     time Jittor alone. compiled: also the twin compiled with frozen weights. threads: of each side, None for all cores.
-    engine: "fast" or "plain", of the Jittor side's prediction. training: also a training step.
+    engine: "fast" or "plain", of the Jittor side's prediction. training: also a training step, and its forward pass alone
+    without gradients.
     """
 
     config: Optional[Path] = None
@@ -62,6 +64,7 @@ class _Inputs:
     batch: Path
     rois: Path
     operators: Path
+    training: Path
     picture: Path
 
 
@@ -93,7 +96,7 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
         inputs, versions, parts = _prepare(options, file, config, sides, folder)
         seconds = {}
         for part in parts:
-            if part != "training step" or options.training:
+            if options.training or part not in OF_TRAINING:
                 seconds[part] = _alternate(part, {kind: sides[kind] for kind in parts[part]}, options.rounds)
                 print_line(f"timed {part}")
         workers.close()
@@ -149,13 +152,16 @@ def format_bench(result: dict) -> str:
 def _prepare(options: BenchOptions, file, config: Config, sides: dict[str, Worker], folder: Path):
     """Give both sides the same network and inputs; the parts with the sides that have each."""
     values = config.model_dump(mode="json")
-    files = [folder / name for name in ("state.npz", "batch.npz", "rois.npz", "operators.npz")]
+    files = [folder / name for name in ("state.npz", "batch.npz", "rois.npz", "operators.npz", "training.npz")]
     inputs = _Inputs(*files, _picture(options, folder))
-    batch = batch_images([prepare_image(read_image(inputs.picture), config.input)])
+    image = prepare_image(read_image(inputs.picture), config.input)
+    batch = batch_images([image])
     height, width = batch.sizes[0]
     rng = np.random.default_rng(options.seed)
     rois = np.concatenate([np.zeros((ROIS, 1), np.float32), _boxes(rng, ROIS, height, width)], axis=1)
-    save_batch(inputs.batch, batch, [_square(height, width)])
+    save_batch(inputs.batch, batch)
+    count = config.solver.batch_size
+    save_batch(inputs.training, batch_images([image] * count), [_square(height, width)] * count)
     save_arrays(inputs.rois, {"rois": rois})
     save_arrays(inputs.operators, {"rois": rois, **_operator_inputs(rng, *batch.images.shape[2:])})
 
@@ -171,9 +177,13 @@ def _prepare(options: BenchOptions, file, config: Config, sides: dict[str, Worke
         versions.update(built["versions"])
         worker.ask("load", state=str(inputs.state))
         worker.ask("prepare_timing", batch=str(inputs.batch), rois=str(inputs.rois), compiled=False)
-        for part in worker.ask("prepare_more", inputs=str(inputs.operators), picture=str(inputs.picture)):
+        for part in worker.ask("prepare_more", **_more(inputs)):
             parts.setdefault(part, []).append(kind)
     return inputs, versions, parts
+
+
+def _more(inputs: _Inputs) -> dict[str, str]:
+    return {"inputs": str(inputs.operators), "picture": str(inputs.picture), "training": str(inputs.training)}
 
 
 def _alternate(part: str, sides: dict[str, Worker], rounds: int) -> dict[str, list[float]]:
@@ -198,7 +208,7 @@ def _against_compiled(
                 worker.ask("load", state=str(inputs.state))
                 worker.ask("prepare_timing", batch=str(inputs.batch), rois=str(inputs.rois), compiled=compiled)
             for worker in (ours, theirs):
-                worker.ask("prepare_more", inputs=str(inputs.operators), picture=str(inputs.picture))
+                worker.ask("prepare_more", **_more(inputs))
             return _alternate("network", {"jittor-bench": ours, "torch-bench": theirs}, options.rounds)
 
 
@@ -264,6 +274,5 @@ def _operator_inputs(rng: np.random.Generator, height: int, width: int) -> dict[
     for count in (1000, 5000):
         arrays[f"boxes{count}"] = _boxes(rng, count, 320, 480)
         arrays[f"scores{count}"] = rng.random(count, dtype=np.float32)
-    y, x = np.mgrid[-1:1:32j, -1:1:32j]
-    arrays["masks"] = np.repeat((1 / (1 + np.exp(8 * (x**2 + y**2 - 0.8))))[None], ROIS, axis=0).astype(np.float32)
+    arrays["masks"] = disc_masks(ROIS)
     return arrays

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jrdp import runtime
-from jrdp.comparison.exchange import load_arrays
+from jrdp.comparison.exchange import load_arrays, load_batch
 from jrdp.comparison.worker import peak_memory_mb, serve
 from jrdp.comparison.worker_jittor import JittorBackend
 from jrdp.config import parse_config
@@ -17,8 +17,11 @@ from jrdp.config import parse_config
 class JittorBench(JittorBackend):
     """`JittorBackend` with more parts to time; `prepare_timing` comes first."""
 
-    def prepare_more(self, inputs: str, picture: str) -> list[str]:
-        """Add the operators on the arrays of `inputs` and the whole way of a picture; returns all names."""
+    def prepare_more(self, inputs: str, picture: str, training: str) -> list[str]:
+        """Add the operators on the arrays of `inputs`, the whole way of a picture, and the batch that is trained on.
+
+        Returns all names.
+        """
         from jrdp.engine.predictor import SalientInstanceModel
         from jrdp.ops import multilevel_roi_align, nms, paste_mask_rle
 
@@ -34,6 +37,13 @@ class JittorBench(JittorBackend):
             return jt.grad(sum((x * x).sum() for x in pool()), levels)
 
         self.with_gradients = {"RoIAlign with backward": pool_backward}
+        self.training = load_batch(training)
+        batch = jt.array(self.training[0].images)
+
+        def forward():
+            found = self.model.backbone(batch)
+            return self.model.rpn.head(found), self.model.roi_heads.mask(found, rois)
+
         model = SalientInstanceModel(self.fast if self.engine == "fast" else self.model, self.config)
         self.parts.update(
             {
@@ -43,6 +53,7 @@ class JittorBench(JittorBackend):
                 "paste and encode": lambda: paste_mask_rle(arrays["masks"], arrays["rois"][:, 1:], 480, 720),
                 "read and resize": lambda: _read(picture, self.config),
                 "end to end": lambda: _predict(model, picture),
+                "forward of a training batch": forward,
             }
         )
         return [*self.parts, *self.with_gradients, "training step"]

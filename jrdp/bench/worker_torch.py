@@ -20,8 +20,11 @@ from jrdp.data.transforms import batch_images, prepare_image, read_image
 class TorchBench(TorchBackend):
     """`TorchBackend` with more parts to time; `prepare_timing` comes first."""
 
-    def prepare_more(self, inputs: str, picture: str) -> list[str]:
-        """Add the operators on the arrays of `inputs` and the whole way of a picture; returns all names."""
+    def prepare_more(self, inputs: str, picture: str, training: str) -> list[str]:
+        """Add the operators on the arrays of `inputs`, the whole way of a picture, and the batch that is trained on.
+
+        Returns all names.
+        """
         arrays = {name: torch.from_numpy(value) for name, value in load_arrays(inputs).items()}
         rois = arrays["rois"]
         levels = [arrays[f"level{k}"] for k in range(5)]
@@ -37,6 +40,8 @@ class TorchBench(TorchBackend):
         def pool_backward():
             return torch.autograd.grad(sum((x * x).sum() for x in pool(learning)), learning)
 
+        self.training = self._batch(training)
+        batch = self.training[0]
         masks, boxes, scores = arrays["masks"], rois[:, 1:], torch.ones(len(rois))
         self.with_gradients = {"RoIAlign with backward": pool_backward}
         self.parts.update(
@@ -46,6 +51,7 @@ class TorchBench(TorchBackend):
                 "NMS of 5000": lambda: twin_detect.legacy_nms(arrays["boxes5000"], arrays["scores5000"], 0.6),
                 "paste and encode": lambda: coco_entries((boxes, scores, masks), (480, 720), (480, 720), 1, 1),
                 "end to end": lambda: self._predict(picture, self.config),
+                "forward of a training batch": lambda: self.model.masks(self.model.trunk(batch).pyramid, rois),
             }
         )
         return [*self.parts, *self.with_gradients, "training step"]

@@ -1,4 +1,4 @@
-"""Weights for a comparison that has none: drawn from the names, so that activations stay of order one."""
+"""Weights for a comparison that has none: drawn from the names, so that activations stay of order one; and masks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ _BIASES = {"rpn.head.cls_logits.bias": -3.5, "rpn.head.bbox_pred.bias": 4.0, "rp
 def synthetic_state(shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
     """float32 tensors for every name of a released checkpoint; the same for the same names, shapes and seed."""
     return {name: _tensor(name, tuple(shape), seed) for name, shape in shapes.items()}
+
+
+def disc_masks(count: int) -> np.ndarray:
+    """Mask probabilities of soft discs, float32 `[count, 32, 32]`."""
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    return np.repeat((1 / (1 + np.exp(8 * (x**2 + y**2 - 0.8))))[None], count, axis=0).astype(np.float32)
 
 
 def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:

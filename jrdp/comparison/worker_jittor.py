@@ -9,6 +9,7 @@ import numpy as np
 
 from jrdp import runtime
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
+from jrdp.comparison.synthetic import disc_masks
 from jrdp.comparison.worker import peak_memory_mb, serve
 from jrdp.config import parse_config
 
@@ -88,7 +89,8 @@ class JittorBackend:
 
     def prepare_timing(self, batch: str, rois: str, compiled: bool) -> list[str]:
         """Keep what the timed parts work on; returns the names of the parts."""
-        self.batch, self.targets = load_batch(batch)
+        self.batch, targets = load_batch(batch)
+        self.training = self.batch, targets
         boxes = load_arrays(rois)["rois"]
         with self.jt.no_grad():
             self.parts = self._fast_parts(boxes) if self.engine == "fast" else self._plain_parts(boxes)
@@ -96,10 +98,15 @@ class JittorBackend:
         return [*self.parts, "training step"]
 
     def _plain_parts(self, boxes: np.ndarray) -> dict[str, Callable[[], Any]]:
+        from jrdp.models.fcos_decode import decode_vars
+        from jrdp.models.fpn import LEVELS
+
         model, images, rois = self.model, self.jt.array(self.batch.images), self.jt.array(boxes)
         body, fpn, head, masks = model.backbone.body, model.backbone.fpn, model.rpn.head, model.roi_heads.mask
         _, c3, c4, c5 = body(images)
-        levels = fpn(c3, c4, c5)
+        stages: dict[str, Any] = {}
+        levels = fpn(c3, c4, c5, stages)
+        plain = [stages[f"P{level}"] for level in LEVELS]
         answers = head(levels)
 
         def network():
@@ -109,20 +116,25 @@ class JittorBackend:
         return {
             "backbone": lambda: body(images),
             "pyramid": lambda: fpn(c3, c4, c5),
+            "dense pyramid": lambda: fpn.enhance(plain),
             "head": lambda: head(levels),
-            "boxes": lambda: _decode(answers, self.batch, self.config.model.fcos, self.jt),
+            "boxes": lambda: decode_vars(*answers, self.batch.sizes, self.config.model.fcos),
             "masks": lambda: masks(levels, rois),
             "network": network,
             "detect": lambda: model.detect(self.batch),
+            "paste": lambda: self._paste(boxes),
         }
 
     def _fast_parts(self, rois: np.ndarray) -> dict[str, Callable[[], Any]]:
         from jrdp.fast.network import to_nhwc
         from jrdp.models.fcos_decode import decode
+        from jrdp.models.fpn import LEVELS
 
         fast, images = self.fast, self.batch.images
         maps = fast.backbone(to_nhwc(images))
-        levels = fast.pyramid(maps)
+        stages: dict[str, Any] = {}
+        levels = fast.pyramid(maps, stages)
+        plain = [stages[f"P{level}"] for level in LEVELS]
         answers = fast.head(levels)
 
         def network():
@@ -132,23 +144,35 @@ class JittorBackend:
         return {
             "backbone": lambda: fast.backbone(to_nhwc(images)),
             "pyramid": lambda: fast.pyramid(maps),
+            "dense pyramid": lambda: fast.pyramid.enhance(plain),
             "head": lambda: fast.head(levels),
             "boxes": lambda: decode(*answers, self.batch.sizes, self.config.model.fcos),
             "masks": lambda: fast.mask_head(levels, rois),
             "network": network,
             "detect": lambda: fast.detect(self.batch),
+            "paste": lambda: self._paste(rois),
         }
+
+    def _paste(self, rois: np.ndarray) -> Any:
+        """Masks of all boxes in a picture of the network's size, as run lengths."""
+        from jrdp.ops import paste_mask_rle
+
+        height, width = self.batch.sizes[0]
+        return paste_mask_rle(disc_masks(len(rois)), rois[:, 1:], height, width)
 
     def time(self, part: str) -> float:
         """Seconds that one run of a part takes."""
         if part == "training step":
-            return self._timed(lambda: self._step(self.batch, self.targets, 1))
+            return self._timed(lambda: self._step(*self.training, 1))
         with self.jt.no_grad():
             return self._timed(self.parts[part])
 
     def memory(self) -> dict[str, float]:
-        """Peak memory in MiB of the process."""
-        return {"process": peak_memory_mb()}
+        """Peak memory in MiB: of the process, and what Jittor has taken of the device, which it never gives back."""
+        peak = {"process": peak_memory_mb()}
+        if self.device == "cuda":
+            peak["device"] = self.jt.get_mem_info().total_cuda_used / 2**20
+        return peak
 
     def _step(self, images, targets, iteration: int) -> dict[str, float]:
         parts = self.model.losses(images, targets)
@@ -169,14 +193,6 @@ def _rois(found: list) -> np.ndarray:
     """Boxes of all images with the image's index in front, float32 `[R, 5]`."""
     parts = [np.insert(instances.boxes, 0, image, axis=1) for image, instances in enumerate(found)]
     return np.concatenate(parts).astype(np.float32)
-
-
-def _decode(answers, batch, config, jt):
-    from jrdp.models.fcos_decode import decode
-
-    arrays = jt.fetch_sync([*answers.logits, *answers.distances, *answers.centerness])
-    count = len(answers.logits)
-    return decode(arrays[:count], arrays[count : 2 * count], arrays[2 * count :], batch.sizes, config)
 
 
 if __name__ == "__main__":

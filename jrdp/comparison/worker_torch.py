@@ -16,6 +16,7 @@ except ImportError as missing:
 
 from jrdp.comparison import twin_detect, twin_train
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
+from jrdp.comparison.synthetic import disc_masks
 from jrdp.comparison.twin import Twin, Variant
 from jrdp.comparison.twin_results import coco_entries
 from jrdp.config import parse_config
@@ -115,14 +116,18 @@ class TorchBackend:
             trunk = model.trunk(images)
         body = [trunk.stages[name] for name in ("C3", "C4", "C5")]
         fpn = model.backbone.fpn
+        with torch.no_grad():
+            levels = fpn.fpn(*body)
         self.parts = {
             "backbone": lambda: model.backbone.body(images),
             "pyramid": lambda: fpn.enhance(fpn.fpn(*body)),
+            "dense pyramid": lambda: fpn.enhance(levels),
             "head": lambda: model.rpn.head(trunk.pyramid),
             "boxes": lambda: twin_detect.proposals(trunk, sizes, self.config.model.fcos),
             "masks": lambda: model.masks(trunk.pyramid, boxes),
             "network": lambda: model.masks(model.trunk(images).pyramid, boxes),
             "detect": lambda: twin_detect.detect(model, images, sizes),
+            "paste": lambda: self._paste(boxes[:, 1:], sizes[0]),
         }
         return [*self.parts, "training step"]
 
@@ -141,6 +146,11 @@ class TorchBackend:
 
         compiled = torch.compile(network)
         return lambda: compiled(images, boxes)
+
+    def _paste(self, boxes: torch.Tensor, size: tuple[int, int]) -> tuple[list[dict], list[dict]]:
+        """Masks of all boxes in a picture of the network's size, as run lengths."""
+        masks = torch.from_numpy(disc_masks(len(boxes))).to(boxes)
+        return coco_entries((boxes, torch.ones(len(boxes)), masks), size, size, 1, 1)
 
     def time(self, part: str) -> float:
         """Seconds that one run of a part takes."""

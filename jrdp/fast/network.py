@@ -212,11 +212,12 @@ class _Pyramid:
         # P7 is made from the ReLU of P6; P6 is so small that computing it twice is cheaper than an operator for that.
         levels = [p3, p4, p5, self.p6(p5), self.p7(self.p6(p5, relu=True))]
         _keep(stages, {f"P{level}": x for level, x in zip(LEVELS, levels)})
-        levels = self._enhance(levels, stages)
+        levels = self.enhance(levels, stages)
         _keep(stages, {f"RP{level}": x for level, x in zip(LEVELS, levels)})
         return levels
 
-    def _enhance(self, levels: list[jt.Var], stages: dict | None) -> list[jt.Var]:
+    def enhance(self, levels: list[jt.Var], stages: dict | None = None) -> list[jt.Var]:
+        """P3..P7 -> P'3..P'7."""
         refined: list[jt.Var] = []
         for k, (level, fuse) in enumerate(zip(levels, self.refine)):
             x = level

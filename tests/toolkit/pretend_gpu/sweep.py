@@ -20,9 +20,12 @@ import numpy as np  # noqa: E402
 from jrdp import doctor_checks  # noqa: E402
 from jrdp.config import Config  # noqa: E402
 from jrdp.engine.solver import Solver  # noqa: E402
+from jrdp.engine.train import MIXED_PRECISION  # noqa: E402
+from jrdp.models import rdpnet  # noqa: E402
+from jrdp.models.fcos_decode import Detections, decode_vars  # noqa: E402
 from jrdp.models.rdpnet import RDPNet  # noqa: E402
 from jrdp.models.state import trainable_parameters  # noqa: E402
-from jrdp.ops import multilevel_roi_align  # noqa: E402
+from jrdp.ops import multilevel_roi_align, paste_mask_rle  # noqa: E402
 from jrdp.structures import ImageBatch, Targets  # noqa: E402
 
 
@@ -42,6 +45,19 @@ def scattered_gradient():
     jt.sync(jt.grad(sum(p.sum() for p in pooled), features))
 
 
+def _decode_and_go_on(*arguments):
+    """Compile what decodes, and then go on with two boxes: those of a machine that computes nothing may be nothing."""
+    try:
+        decode_vars(*arguments)
+    except ValueError:  # "not finite"
+        pass
+    boxes = np.array([[10, 10, 60, 50], [20, 20, 70, 60]], np.float32)
+    return [Detections(boxes, np.array([0.9, 0.8], np.float32)) for _ in arguments[3]]
+
+
+rdpnet.decode_vars = _decode_and_go_on
+
+
 def _batch():
     pictures = np.random.default_rng(0).standard_normal((2, 3, 96, 128)).astype(np.float32)
     sizes = [(96, 128), (96, 128)]
@@ -51,28 +67,37 @@ def _batch():
 def prediction():
     model = RDPNet(Config().model)
     model.eval()
-    with jt.no_grad():
-        model.detect(_batch())
-        jt.sync_all(True)
+    found = model.detect(_batch())[0]
+    paste_mask_rle(np.full((2, 32, 32), 0.7, np.float32), found.boxes, 96, 128)
+    jt.sync_all(True)
 
 
 def training():
+    _train(mixed_precision=0)
+
+
+def mixed_training():
+    _train(mixed_precision=MIXED_PRECISION)
+
+
+def _train(mixed_precision: int):
     model = RDPNet(Config().model)
     solver = Solver(trainable_parameters(model), Config().solver)
     polygons = [[np.array([20.0, 20.0, 70.0, 20.0, 70.0, 60.0, 20.0, 60.0])]]
     box = np.array([[20, 20, 70, 60]], np.float32)
     targets = [Targets(box, polygons, [None], (96, 128)) for _ in range(2)]
     for iteration in (1, 2):
-        losses = model.losses(_batch(), targets)
-        total = sum(losses.values())
-        solver.backward(total)
-        total.item()
+        with jt.flag_scope(auto_mixed_precision_level=mixed_precision):
+            losses = model.losses(_batch(), targets)
+            total = sum(losses.values())
+            solver.backward(total)
+            total.item()
         solver.step(iteration)
     jt.sync_all(True)
 
 
 failed = 0
-for step in (operators, scattered_gradient, prediction, training):
+for step in (operators, scattered_gradient, prediction, training, mixed_training):
     started = time.monotonic()
     try:
         step()
