@@ -42,10 +42,19 @@ class Solver:
         ]
         self._sgd = jt.optim.SGD(groups, lr=config.base_lr, momentum=config.momentum)
 
-    def backward(self, loss: jt.Var) -> None:
-        """Compute the gradients of the scalar `loss`; under MPI they are averaged over the ranks."""
+    def backward(self, loss: jt.Var, scale: float = 1.0) -> None:
+        """Compute the gradients of the scalar `loss`; under MPI they are averaged over the ranks.
+
+        scale: a power of two that the loss is multiplied by and the gradients are divided by, so that what float16
+            convolutions pass back does not vanish; changes no bit of what does not.
+        """
         self._sgd.zero_grad()
-        self._sgd.backward(loss)
+        if scale == 1.0:
+            self._sgd.backward(loss)
+            return
+        self._sgd.backward(loss * scale)
+        for gradient in self.gradients().values():
+            gradient.update(gradient * (1.0 / scale))
 
     def step(self, iteration: int) -> float:
         """Apply the gradients with the rate of `iteration` (from 1); returns that learning rate."""

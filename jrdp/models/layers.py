@@ -36,7 +36,8 @@ def small_normal(shape: tuple) -> np.ndarray:
 class Conv(nn.Module):
     """A convolution with "same" padding (kernel // 2): `[N, in, H, W]` -> `[N, out, ceil(H/s), ceil(W/s)]`.
 
-    The bias, when there is one, starts at `bias_value`.
+    The bias, when there is one, starts at `bias_value`. While `in_float16` is set (`use_half_convolutions`), input and weight
+    are rounded to float16 for the convolution; the weight itself, the bias and the result stay float32.
     """
 
     def __init__(
@@ -50,12 +51,27 @@ class Conv(nn.Module):
         init: Init = kaiming_uniform,
         bias_value: float = 0.0,
     ):
+        self.in_float16 = False
         self.stride, self.padding, self.groups = stride, kernel // 2, groups
         self.weight = jt.array(init((out_channels, in_channels // groups, kernel, kernel)))
         self.bias = jt.array(np.full(out_channels, bias_value, np.float32)) if bias else None
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return nn.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+        if not self.in_float16:
+            return nn.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+        y = nn.conv2d(x.float16(), self.weight.float16(), None, self.stride, self.padding, 1, self.groups).float32()
+        return y if self.bias is None else y + self.bias.broadcast(y, [0, 2, 3])
+
+
+def use_half_convolutions(network: nn.Module, half: bool = True) -> None:
+    """Mixed precision: every convolution of `network` in float16, norms, resizing, RoIAlign and losses in float32.
+
+    Jittor's own mixed precision (`auto_mixed_precision_level`) makes every product of two arrays float16, those in the
+    losses and in group norm's variance too, and its pooling does not compile in float16.
+    """
+    for module in network.modules():
+        if isinstance(module, Conv):
+            module.in_float16 = half
 
 
 class FrozenBatchNorm(nn.Module):

@@ -70,6 +70,18 @@ def test_steps_equal_sgd_written_out(config):
     assert rates == pytest.approx([0.1 / 3, 0.1, 0.01])
 
 
+def test_a_scaled_loss_gives_the_same_bits(config):
+    _, _, parameters, loss = quadratic(7)
+    solver = Solver(parameters, config)
+    gradients = []
+    for scale in (1.0, 1024.0):
+        solver.backward(loss(), scale)
+        gradients.append({name: value.numpy() for name, value in solver.gradients().items()})
+    assert all(np.any(value) for value in gradients[0].values())
+    for name, value in gradients[0].items():
+        np.testing.assert_array_equal(value, gradients[1][name])
+
+
 def test_decay_of_biases_would_be_noticed(config):
     values, slopes, parameters, loss = quadratic(0)
     solver = Solver(parameters, config.model_copy(update={"bias_weight_decay": 0.05}))

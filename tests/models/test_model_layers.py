@@ -6,7 +6,7 @@ import pytest
 
 from jrdp.config import ModelConfig
 from jrdp.models.fpn import FPN
-from jrdp.models.layers import Conv, FrozenBatchNorm, GroupNorm, bilinear
+from jrdp.models.layers import Conv, FrozenBatchNorm, GroupNorm, bilinear, use_half_convolutions
 from jrdp.models.resnet import Bottleneck
 from jrdp.models.state import assign_state
 
@@ -37,6 +37,39 @@ def test_conv(kernel, stride, groups):
     x = rng.standard_normal((2, 8, 11, 14)).astype(np.float32)
     expected = plain_conv(x, conv.weight.numpy(), conv.bias.numpy(), stride, groups)
     np.testing.assert_allclose(conv(jt.array(x)).numpy(), expected, atol=1e-5)
+
+
+def test_half_convolution_rounds_its_inputs_and_nothing_else():
+    rng = np.random.default_rng(2)
+    block = jt.nn.Sequential(Conv(8, 12, 3), GroupNorm(12, groups=4))
+    conv = block[0]
+    conv.weight.assign(rng.standard_normal(conv.weight.shape).astype(np.float32))
+    conv.bias.assign(np.full(12, 1e-4, np.float32))  # float16 would lose it beside a result of order 10
+    x = rng.standard_normal((1, 8, 5, 6)).astype(np.float32)
+    exact = conv(jt.array(x)).numpy()
+    use_half_convolutions(block)
+    variable = jt.array(x)
+    y = conv(variable)
+    gradients = jt.grad((y * y).sum(), [variable, conv.weight])
+    found = [value.numpy() for value in (y, *gradients)]
+    assert {str(value.dtype) for value in found} == {"float32"} and conv.weight.dtype == "float32"
+    rounded = [value.astype(np.float16).astype(np.float32) for value in (x, conv.weight.numpy())]
+    expected = plain_conv(*rounded, conv.bias.numpy())
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+    assert np.abs(found[0] - exact).max() > 1e-4  # it did compute in float16
+    assert block(variable).dtype == "float32"
+    # The gradient of sum(y^2) along a direction, by differences of the exact convolution.
+    for value, gradient, move in ((x, found[1], 0), (conv.weight.numpy(), found[2], 1)):
+        direction = rng.standard_normal(value.shape)
+        ends = []
+        for step in (1e-3, -1e-3):
+            moved = [x.astype(np.float64), conv.weight.numpy().astype(np.float64)]
+            moved[move] = moved[move] + step * direction
+            ends.append((plain_conv(*moved, conv.bias.numpy()) ** 2).sum())
+        slope = (ends[0] - ends[1]) / 2e-3
+        assert abs((gradient * direction).sum() - slope) < 1e-2 * np.abs(gradient * direction).sum()
+    use_half_convolutions(block, half=False)
+    np.testing.assert_array_equal(conv(jt.array(x)).numpy(), exact)
 
 
 @pytest.mark.parametrize("in_1x1", [True, False])
