@@ -20,9 +20,9 @@ import numpy as np  # noqa: E402
 from jrdp import doctor_checks  # noqa: E402
 from jrdp.config import Config  # noqa: E402
 from jrdp.engine.solver import Solver  # noqa: E402
-from jrdp.engine.train import MIXED_PRECISION  # noqa: E402
 from jrdp.models import rdpnet  # noqa: E402
 from jrdp.models.fcos_decode import Detections, decode_vars  # noqa: E402
+from jrdp.models.layers import use_half_convolutions  # noqa: E402
 from jrdp.models.rdpnet import RDPNet  # noqa: E402
 from jrdp.models.state import trainable_parameters  # noqa: E402
 from jrdp.ops import multilevel_roi_align, paste_mask_rle  # noqa: E402
@@ -73,25 +73,25 @@ def prediction():
 
 
 def training():
-    _train(mixed_precision=0)
+    _train(half=False)
 
 
 def mixed_training():
-    _train(mixed_precision=MIXED_PRECISION)
+    _train(half=True)
 
 
-def _train(mixed_precision: int):
+def _train(half: bool):
     model = RDPNet(Config().model)
+    use_half_convolutions(model, half)
     solver = Solver(trainable_parameters(model), Config().solver)
     polygons = [[np.array([20.0, 20.0, 70.0, 20.0, 70.0, 60.0, 20.0, 60.0])]]
     box = np.array([[20, 20, 70, 60]], np.float32)
     targets = [Targets(box, polygons, [None], (96, 128)) for _ in range(2)]
     for iteration in (1, 2):
-        with jt.flag_scope(auto_mixed_precision_level=mixed_precision):
-            losses = model.losses(_batch(), targets)
-            total = sum(losses.values())
-            solver.backward(total)
-            total.item()
+        losses = model.losses(_batch(), targets)
+        total = sum(losses.values())
+        solver.backward(total, 1024.0 if half else 1.0)
+        total.item()
         solver.step(iteration)
     jt.sync_all(True)
 
