@@ -39,7 +39,7 @@ def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrid
 
     file = interchange.read(weights)
     settings = config_of(file, config, list(overrides))
-    runtime.start(device)
+    runtime.start(device, tf32=settings.test.tf32)
     from jrdp.engine.predictor import build
 
     return build(file, settings)

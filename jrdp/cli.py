@@ -64,7 +64,7 @@ def train(
         chosen.train.weights = str(weights)
     if seed is not None:
         chosen.train.seed = seed
-    runtime.start(device, seed=chosen.train.seed)
+    runtime.start(device, seed=chosen.train.seed, tf32=chosen.train.tf32)
     from jrdp.engine.train import train as run
 
     run(chosen, out, resume=resume)
@@ -88,7 +88,7 @@ def test(
     test_sets = [(name, load_dataset([name], chosen, training=False)) for name in chosen.data.test]
     if not test_sets:
         raise UserError("data.test is empty: name a dataset, for example --set 'data.test=[images:annotations.json]'")
-    runtime.start(device)
+    runtime.start(device, tf32=chosen.test.tf32)
     from jrdp.engine.evaluate import evaluate_datasets
     from jrdp.engine.predictor import build
 

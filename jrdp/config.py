@@ -117,12 +117,14 @@ class TrainConfig(Section):
     log_period: PositiveInt = 20
     seed: int = Field(1, ge=0)
     amp: bool = False  # mixed precision on a GPU
+    tf32: bool = False  # on a GPU, convolutions multiply in TF32 (10 bits of mantissa); holds for the closing test too
 
 
 class TestConfig(Section):
     batch_size: PositiveInt = 1
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     engine: Literal["auto", "plain", "fast"] = "auto"  # auto: fast on a CPU, plain on a GPU
+    tf32: bool = False  # as train.tf32, for `jrdp test`, `jrdp predict` and `jrdp.load`
 
 
 class Config(Section):

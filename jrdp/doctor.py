@@ -65,6 +65,8 @@ def run_doctor(device: str = "auto", warm: bool = False) -> int:
         report.bad("import jittor", str(error))
         return _verdict(report, None)
     report.good("import jittor", f"{time.monotonic() - started:.1f} s, computing on {_device_name(chosen)}")
+    if chosen == "cuda":
+        report.note("TF32", runtime.describe_tf32())
     from jrdp import doctor_checks
 
     for name, check in doctor_checks.CHECKS:

@@ -37,6 +37,11 @@ JITTOR_RELEASE = "1.3.11"
 
 _MEMORY = "JRDP_PREPARED"  # environment variable: what prepare() set in this process or its parent
 
+# NVIDIA's own switch. Its libraries read it when they are loaded; 0 keeps cuBLAS, cuDNN and the others off TF32, and
+# without it cuDNN uses TF32 for float32 convolutions on the cards that have it. (Jittor's flag use_tensorcore is no
+# substitute: it lets cuDNN round float32 to float16.)
+_TF32 = "NVIDIA_TF32_OVERRIDE"
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -50,6 +55,7 @@ class Setup:
 
 
 _setup: Optional[Setup] = None
+_tf32_asked = False  # by start(), before it imports Jittor
 
 
 def prepare() -> Setup:
@@ -106,9 +112,10 @@ def _prepare() -> Setup:
 
 def _remember(values: dict[str, str]) -> None:
     """Set environment variables, and note for child processes what they were before."""
-    before = {name: os.environ.get(name) for name in values}
+    memory = json.loads(os.environ.get(_MEMORY, "{}"))
+    memory.update({name: [value, os.environ.get(name)] for name, value in values.items()})
     os.environ.update(values)
-    os.environ[_MEMORY] = json.dumps({name: [values[name], before[name]] for name in values})
+    os.environ[_MEMORY] = json.dumps(memory)
 
 
 def _forget() -> None:
@@ -152,6 +159,8 @@ class _JittorFinder(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def execute_and_adjust(module) -> None:
+            if not _tf32_asked:
+                _forbid_tf32()
             before = os.environ.get("PYTHONPATH")
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(self._copy), before]))
             try:
@@ -174,11 +183,16 @@ def _take_signals_back() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def start(device: str = "auto", seed: Optional[int] = None) -> str:
+def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) -> str:
     """Import Jittor, choose the device ("auto", "cpu", "cuda") and seed it; returns "cpu" or "cuda".
 
-    Jittor's messages are kept quiet unless JRDP_VERBOSE is set. Raises `UserError` when Jittor cannot run here or `device` cannot be had.
+    tf32: let NVIDIA's libraries multiply float32 in TF32, which is chosen once in a process, when Jittor is imported. A
+    user's own NVIDIA_TF32_OVERRIDE wins, whatever is asked for here.
+
+    Jittor's messages are kept quiet unless JRDP_VERBOSE is set. Raises `UserError` when Jittor cannot run here, `device`
+    or `tf32` cannot be had, or Jittor has been imported with the other choice.
     """
+    global _tf32_asked
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
     setup = prepare()
@@ -190,6 +204,7 @@ def start(device: str = "auto", seed: Optional[int] = None) -> str:
         raise UserError(f"--device cuda cannot be used: {_sentence(setup.cuda.reason, setup.cuda.fix)}")
     verbose = bool(os.environ.get("JRDP_VERBOSE"))
     if "jittor" not in sys.modules:
+        _tf32_asked = tf32
         # NumPy works these out once; after Jittor's libraries have switched denormal numbers off, it would warn.
         for kind in (numpy.float16, numpy.float32, numpy.float64):
             numpy.finfo(kind).smallest_subnormal
@@ -203,10 +218,50 @@ def start(device: str = "auto", seed: Optional[int] = None) -> str:
     if device == "cuda" and not jt.has_cuda:
         raise UserError("--device cuda cannot be used: Jittor found no GPU; `jrdp doctor` says what it tried")
     chosen = "cuda" if jt.has_cuda and device != "cpu" else "cpu"
+    _check_tf32(tf32, chosen)
     jt.flags.use_cuda = int(chosen == "cuda")
     if seed is not None:
         jt.set_global_seed(seed, different_seed_for_mpi=False)  # every rank starts from the same weights
     return chosen
+
+
+def _forbid_tf32() -> None:
+    """Let float32 mean float32 on the GPU, unless the user has set NVIDIA's variable."""
+    if prepare().cuda.usable and _TF32 not in os.environ:
+        _remember({_TF32: "0"})
+
+
+def _tf32_is_the_users() -> bool:
+    return _TF32 in os.environ and _TF32 not in json.loads(os.environ.get(_MEMORY, "{}"))
+
+
+def _check_tf32(wanted: bool, device: str) -> None:
+    if device == "cpu":
+        if wanted:
+            raise UserError("train.tf32 and test.tf32 need a GPU: this run is on the CPU; leave them out or set them to false")
+        return
+    if not _tf32_is_the_users() and wanted != _tf32_allowed():
+        raise UserError(
+            f"TF32 cannot be switched {_on(wanted)} any more: Jittor has been imported with TF32 {_on(not wanted)} in this "
+            f"process; start a new one, in which jrdp is imported before jittor, or set {_TF32} yourself"
+        )
+
+
+def describe_tf32() -> str:
+    """What holds for float32 products on the GPU in this process, and who said so."""
+    state = f"float32 convolutions with TF32 {_on(_tf32_allowed())}"
+    if _tf32_is_the_users():
+        return f"{state}: the environment has {_TF32}={os.environ[_TF32]}"
+    return state if _tf32_allowed() else f"{state}; train.tf32 and test.tf32 switch it on"
+
+
+def _tf32_allowed() -> bool:
+    """Nothing here changes the variable after Jittor's import, so it also tells what Jittor was imported with."""
+    return os.environ.get(_TF32) != "0"
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
 
 
 @contextlib.contextmanager

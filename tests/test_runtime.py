@@ -77,6 +77,7 @@ def test_a_child_process_decides_for_itself(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "before")
     monkeypatch.delenv("third", raising=False)
     runtime_memory = os.environ.get(runtime._MEMORY, "{}")
+    monkeypatch.delenv(runtime._MEMORY, raising=False)
     runtime._remember({"first": "ours", "second": "ours", "third": "ours"})
     os.environ["second"] = "changed by the user afterwards"
     runtime._forget()
@@ -256,3 +257,64 @@ print(jittor.flags.python_path)
     assert Path(script).parent == tmp_path / ".cache" / "jittor" / "jrdp"
     told = subprocess.run([script, "-c", "import jittor_utils; print(jittor_utils.__file__)"], capture_output=True, text=True)
     assert told.stdout.startswith(str(tmp_path / ".cache" / "jittor" / "jrdp" / "jittor-1.3.11.0-")), told.stderr
+
+
+PRETEND_GPU = """
+import dataclasses, os, subprocess, sys
+from pathlib import Path
+site = Path("site")
+for package in ("jittor", "jittor_utils"):
+    (site / package).mkdir(parents=True)
+    (site / package / "__init__.py").write_text("")
+(site / "jittor" / "__init__.py").write_text(
+    "import os, types\\n"
+    "flags = types.SimpleNamespace(python_path='', log_silent=0, use_cuda=0)\\n"
+    "has_cuda, saw = 1, os.environ.get('NVIDIA_TF32_OVERRIDE')"
+)
+sys.path.insert(0, str(site.absolute()))
+from jrdp import runtime
+from jrdp.errors import UserError
+runtime._setup = dataclasses.replace(runtime.prepare(), problems=(), cuda=runtime.CudaChoice(True, "pretend"))
+"""
+
+
+@pytest.mark.parametrize(
+    "start, environment, seen, described",
+    [
+        ("runtime.start('cuda')", {}, "0", "off; train.tf32 and test.tf32 switch it on"),
+        ("import jittor; runtime.start('auto')", {}, "0", "off; train"),
+        ("runtime.start('cuda', tf32=True)", {}, "None", "on"),
+        ("runtime.start('cuda', tf32=True)", {"NVIDIA_TF32_OVERRIDE": "0"}, "0", "off: the environment has NVIDIA_TF32_OVERRIDE=0"),
+        ("runtime.start('cuda')", {"NVIDIA_TF32_OVERRIDE": "1"}, "1", "on: the environment has NVIDIA_TF32_OVERRIDE=1"),
+    ],
+)
+def test_tf32_is_off_unless_asked_for_and_the_users_word_is_last(tmp_path, start, environment, seen, described):
+    """What Jittor sees when it is imported, and what a child process starts with, on a pretend GPU."""
+    code = f"""{PRETEND_GPU}
+{start}
+import jittor
+child = "import jrdp, os; print(os.environ.get('NVIDIA_TF32_OVERRIDE'))"
+print(jittor.saw, subprocess.check_output([sys.executable, "-c", child], text=True).strip(), jittor.flags.use_cuda)
+print(runtime.describe_tf32())
+"""
+    told = _fresh(code, tmp_path, **environment).splitlines()
+    assert told[0] == f"{seen} {environment.get('NVIDIA_TF32_OVERRIDE')} 1"
+    assert described in told[1]
+
+
+def test_tf32_cannot_be_changed_after_jittor_was_imported(tmp_path):
+    code = f"""{PRETEND_GPU}
+runtime.start("cuda", tf32=True)
+runtime.start("cuda", tf32=True)
+try:
+    runtime.start("cuda")
+except UserError as error:
+    print(error)
+"""
+    (line,) = _fresh(code, tmp_path).splitlines()
+    assert "TF32 cannot be switched off any more" in line and "start a new one" in line
+
+
+def test_tf32_on_a_cpu_is_refused():
+    with pytest.raises(UserError, match="train.tf32 and test.tf32 need a GPU: this run is on the CPU"):
+        runtime.start("cpu", tf32=True)

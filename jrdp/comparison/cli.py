@@ -28,6 +28,7 @@ SeedOption = typer.Option(1, "--seed", help="Seed of data order and synthetic we
 DatasetOption = typer.Option([], "--dataset", help="Dataset name, images:annotations.json, or sample; repeatable.")
 PrecisionOption = typer.Option("float32", "--twin-precision", help="float32, or float64 to see the noise floor.")
 EngineOption = typer.Option("plain", "--engine", help="Jittor's for prediction: plain, or fast (CPU).")
+Tf32Option = typer.Option(False, "--tf32", help="Let both sides multiply float32 in TF32; default: exact (CUDA only).")
 ControlOption = typer.Option(
     None, "--negative-control", help="Give the twin a mistake on purpose: rgb, aligned, nms-without-one, ..."
 )
@@ -48,6 +49,7 @@ def layers(
     negative_control: Optional[str] = ControlOption,
     twin_precision: str = PrecisionOption,
     engine: str = EngineOption,
+    tf32: bool = Tf32Option,
     tolerance: float = typer.Option(1e-4, "--tolerance", help="Relative L2 of every stage."),
     box_tolerance: float = typer.Option(0.01, "--box-tolerance", help="Network pixels."),
     score_tolerance: float = typer.Option(1e-4, "--score-tolerance", help="Absolute."),
@@ -58,7 +60,7 @@ def layers(
 
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
-        engine,
+        engine, tf32,
     ).checked()
     passed = compare_layers(
         options, _pictures(images), out, tolerance, box_tolerance, score_tolerance, mask_tolerance
@@ -80,6 +82,7 @@ def gradients(
     seed: int = SeedOption,
     negative_control: Optional[str] = ControlOption,
     twin_precision: str = PrecisionOption,
+    tf32: bool = Tf32Option,
     loss_tolerance: float = typer.Option(1e-5, "--loss-tolerance", help="Relative, of each loss."),
     norm_tolerance: float = typer.Option(1e-3, "--norm-tolerance", help="Relative, of each gradient's norm."),
     element_tolerance: float = typer.Option(3e-3, "--element-tolerance", help="Worst element over the largest one."),
@@ -89,6 +92,7 @@ def gradients(
 
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
+        tf32=tf32,
     ).checked()
     passed = compare_gradients(options, dataset, out, loss_tolerance, norm_tolerance, element_tolerance)
     raise typer.Exit(0 if passed else 1)
@@ -109,6 +113,7 @@ def training(
     seed: int = SeedOption,
     negative_control: Optional[str] = ControlOption,
     twin_precision: str = PrecisionOption,
+    tf32: bool = Tf32Option,
     first_tolerance: float = typer.Option(1e-5, "--first-tolerance", help="Relative, of each loss at step 1."),
     loss_tolerance: float = typer.Option(0.02, "--loss-tolerance", help="Relative, of the total loss at any step."),
     parameter_tolerance: float = typer.Option(
@@ -120,6 +125,7 @@ def training(
 
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
+        tf32=tf32,
     ).checked()
     passed = compare_training(options, dataset, out, steps, first_tolerance, loss_tolerance, parameter_tolerance)
     raise typer.Exit(0 if passed else 1)
@@ -181,6 +187,7 @@ def speed(
     threads: Optional[int] = ThreadsOption,
     seed: int = SeedOption,
     engine: str = EngineOption,
+    tf32: bool = Tf32Option,
     compiled: bool = typer.Option(False, "--compiled", help="The twin compiled with frozen weights, not eager."),
     most: Optional[float] = typer.Option(None, "--most", help="Fail when the network's ratio is above this."),
 ) -> None:
@@ -188,7 +195,7 @@ def speed(
     from jrdp.comparison.speed import compare_speed
 
     options = Options(
-        config, settings, weights, None, twin_python, device, threads, seed, engine=engine
+        config, settings, weights, None, twin_python, device, threads, seed, engine=engine, tf32=tf32
     ).checked()
     pictures = _pictures(images) if images else []
     passed = compare_speed(options, pictures, out, rounds, training, compiled, most)

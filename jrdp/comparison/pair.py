@@ -36,7 +36,8 @@ class Options:
     weights: a weight file of any kind for both sides, None for synthetic weights; twin_weights: another one for the
     twin, which reads a .pth with torch itself. threads: of each side's kernels, None for all cores.
     negative_control: a key of `NEGATIVE_CONTROLS`. precision: the twin's, "float32" or "float64". engine: the Jittor
-    side's for prediction, "plain" or "fast".
+    side's for prediction, "plain" or "fast". tf32: both sides may use TF32 on a GPU; the configuration's train.tf32 and
+    test.tf32 are for runs, and do not make a comparison less exact.
     """
 
     config: Optional[Path] = None
@@ -50,6 +51,7 @@ class Options:
     negative_control: Optional[str] = None
     precision: str = "float32"
     engine: str = "plain"
+    tf32: bool = False
 
     def checked(self) -> Options:
         """These options; raises `UserError` for a word that is none of the choices."""
@@ -64,6 +66,8 @@ class Options:
                 raise UserError(f"unknown --{name} {value!r}: choose {', '.join(a for a in allowed if a)}")
         if self.engine == "fast" and self.device != "cpu":
             raise UserError("--engine fast is for the CPU; leave out --device cuda")
+        if self.tf32 and self.device == "cpu":
+            raise UserError("--tf32 needs a GPU: add --device cuda, or leave it out")
         return self
 
 
@@ -99,10 +103,13 @@ def open_pair(options: Options) -> Iterator[Pair]:
             values = config.model_dump(mode="json")
             variant = NEGATIVE_CONTROLS[options.negative_control] if options.negative_control else {}
             theirs = torch.ask(
-                "build", config=values, device=options.device, precision=options.precision, variant=variant
+                "build", config=values, device=options.device, precision=options.precision, variant=variant,
+                tf32=options.tf32,
             )
             with Worker("jittor", sys.executable, folder, options.threads) as jittor:
-                ours = jittor.ask("build", config=values, device=options.device, engine=options.engine)
+                ours = jittor.ask(
+                    "build", config=values, device=options.device, engine=options.engine, tf32=options.tf32
+                )
                 check_same_tensors(ours, theirs)
                 start = state_of(file, ours["shapes"], options.seed)
                 twin_start = start

@@ -57,7 +57,8 @@ def compare_speed(
     mode = "compiled with frozen weights" if compiled else "eager"
     conditions = (
         f"one picture of {height}x{width}, {ROIS} RoIs, {options.threads} threads on each side, "
-        f"{rounds} rounds in turn after {WARM_UP} warm-up runs, device {options.device}, "
+        f"{rounds} rounds in turn after {WARM_UP} warm-up runs, device {options.device}"
+        f"{' with TF32' if options.tf32 else ''}, "
         f"Jittor {options.engine}, PyTorch {mode}; {versions_text(versions)}"
     )
     report.text(conditions)

@@ -17,12 +17,13 @@ from jrdp.config import parse_config
 class JittorBackend:
     """Holds one network; every method is a command, the same ones as in `worker_torch`."""
 
-    def build(self, config: dict, device: str, engine: str) -> dict:
+    def build(self, config: dict, device: str, engine: str, tf32: bool = False) -> dict:
         """Make the network; returns versions and the tensors' shapes in order.
 
-        engine: "plain", or "fast" for prediction with the CPU engine (training is always plain).
+        engine: "plain", or "fast" for prediction with the CPU engine (training is always plain). tf32: on a
+        GPU, for float32 products.
         """
-        self.device = runtime.start(device)
+        self.device = runtime.start(device, tf32=tf32)
         import jittor as jt
 
         from jrdp.models.rdpnet import RDPNet

@@ -25,13 +25,13 @@ from jrdp.config import parse_config
 class TorchBackend:
     """Holds one network; every method is a command. Paths are files in the comparison's folder."""
 
-    def build(self, config: dict, device: str, precision: str = "float32", variant: dict | None = None) -> dict:
-        """Make the network; returns versions and the tensors' shapes in order."""
+    def build(self, config: dict, device: str, precision: str = "float32", variant: dict | None = None, tf32: bool = False) -> dict:
+        """Make the network; returns versions and the tensors' shapes in order. tf32: on a GPU, for float32 products."""
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("no CUDA device for torch; leave out --device cuda")
         self.device = torch.device("cuda" if device == "cuda" else "cpu")
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         self.config = parse_config(config, "of the comparison")
         self.model = Twin(self.config.model, Variant(**(variant or {}))).to(self.device, self.dtype)
         self.solver = twin_train.optimizer(self.model, self.config.solver)

@@ -16,6 +16,7 @@ from jrdp.data.catalog import load_dataset
 from jrdp.data.loader import TrainLoader
 from jrdp.data.transforms import batch_images
 from jrdp.engine import distributed
+from jrdp.engine.ahead import BatchesAhead
 from jrdp.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from jrdp.engine.curves import plot_curves
 from jrdp.engine.evaluate import evaluate_datasets
@@ -73,12 +74,15 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
     values: dict[str, float] = {}
     with _Log(out / "log.jsonl", first) as log, loader:
         clock = time.monotonic()
-        for iteration, batch, targets in loader:
-            if iteration >= last:
-                break
-            iteration += 1
+        batches = BatchesAhead(loader)
+        for iteration in range(first + 1, last + 1):
+            batch, targets = batches.take()
             with jt.flag_scope(auto_mixed_precision_level=MIXED_PRECISION if config.train.amp else 0):
-                values = _losses_step(model, solver, batch, targets, iteration)
+                losses = _forward_and_backward(model, solver, batch, targets)
+                if jt.flags.use_cuda and iteration < last:
+                    _launch(losses, solver)
+                    batches.prepare()
+                values = _values(losses, batch, iteration)
             rate = solver.step(iteration)
             now = time.monotonic()
             log.write({"iteration": iteration, "lr": rate, **values, "seconds": round(now - clock, 4)})
@@ -101,13 +105,22 @@ def _fill(model, state: Checkpoint | None, start: WeightFile | None, dataset, lo
     return start_from_scratch(model, batch_images([dataset.example(*task).image for task in first_batch]))
 
 
-def _losses_step(model, solver: Solver, batch, targets, iteration: int) -> dict[str, float]:
-    """Forward and backward of one batch; the four losses and their sum as floats."""
+def _forward_and_backward(model, solver: Solver, batch, targets) -> dict[str, jt.Var]:
+    """The sum of the four losses of a batch ("loss") and the losses, with their gradients in `solver`."""
     losses = model.losses(batch, targets, all_reduce=distributed.all_reduce)
     total = losses["loss_cls"] + losses["loss_reg"] + losses["loss_centerness"] + losses["loss_mask"]
     solver.backward(total)
-    values = {"loss": total.item(), **{name: losses[name].item() for name in LOSSES}}
-    values = distributed.mean_over_ranks(values)
+    return {"loss": total, **losses}
+
+
+def _launch(losses: dict[str, jt.Var], solver: Solver) -> None:
+    """Start the GPU on losses and gradients, which Jittor would put off until they are read, without waiting for it."""
+    jt.sync([*losses.values(), *solver.gradients().values()], False)
+
+
+def _values(losses: dict[str, jt.Var], batch, iteration: int) -> dict[str, float]:
+    """The losses as floats, means over the ranks; raises `UserError` when one is not finite."""
+    values = distributed.mean_over_ranks({name: losses[name].item() for name in ("loss", *LOSSES)})
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
         raise UserError(

@@ -120,6 +120,8 @@ class RDPNet(nn.Module):
             raise ValueError(
                 f"images must be [{len(batch.sizes)}, 3, H, W] with H and W multiples of 32, not {batch.images.shape}"
             )
+        if isinstance(batch.images, jt.Var):  # uploaded ahead
+            return batch.images
         return jt.array(np.ascontiguousarray(batch.images, np.float32))
 
     def _detections(self, output: HeadOutput, batch: ImageBatch) -> list[Detections]:

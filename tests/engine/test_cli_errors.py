@@ -143,6 +143,16 @@ def test_cuda_without_a_gpu(run, tmp_path, weights, sample):
     refused(run(*common, "--device", "tpu"), "tpu")
 
 
+def test_tf32_without_a_gpu(run, tmp_path, weights, sample):
+    train = ("train", "--out", tmp_path / "o", "--device", "cpu", "--set", "train.tf32=true")
+    refused(run(*train), "train.tf32", "need a GPU")
+    test = ("test", "--weights", weights, "--out", tmp_path / "o", "--device", "cpu", "--set", dataset(sample))
+    refused(run(*test, "--set", "test.tf32=true"), "test.tf32", "need a GPU")
+    compare = ("compare", "gradients", "--out", tmp_path / "o", "--dataset", "sample", "--tf32")
+    refused(run(*compare), "--tf32 needs a GPU", "--device cuda")
+    assert not (tmp_path / "o").exists()
+
+
 def test_weights_of_another_preprocessing_are_refused(run, tmp_path, weights, sample):
     from safetensors.numpy import load_file
 
