@@ -186,11 +186,11 @@ def _take_signals_back() -> None:
 def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) -> str:
     """Import Jittor, choose the device ("auto", "cpu", "cuda") and seed it; returns "cpu" or "cuda".
 
-    tf32: let NVIDIA's libraries multiply float32 in TF32, which is chosen once in a process, when Jittor is imported. A
-    user's own NVIDIA_TF32_OVERRIDE wins, whatever is asked for here.
+    tf32: let NVIDIA's libraries multiply float32 in TF32, which is chosen once in a process, when Jittor is imported.
+    A user's own NVIDIA_TF32_OVERRIDE wins, whatever is asked for here.
 
-    Jittor's messages are kept quiet unless JRDP_VERBOSE is set. Raises `UserError` when Jittor cannot run here, `device`
-    or `tf32` cannot be had, or Jittor has been imported with the other choice.
+    Jittor's messages are kept quiet unless JRDP_VERBOSE is set. Raises `UserError` when Jittor cannot run here,
+    `device` or `tf32` cannot be had, or Jittor has been imported with the other choice.
     """
     global _tf32_asked
     if device not in ("auto", "cpu", "cuda"):
@@ -238,12 +238,14 @@ def _tf32_is_the_users() -> bool:
 def _check_tf32(wanted: bool, device: str) -> None:
     if device == "cpu":
         if wanted:
-            raise UserError("train.tf32 and test.tf32 need a GPU: this run is on the CPU; leave them out or set them to false")
+            raise UserError(
+                "train.tf32 and test.tf32 need a GPU: this run is on the CPU; leave them out or set them to false"
+            )
         return
     if not _tf32_is_the_users() and wanted != _tf32_allowed():
         raise UserError(
-            f"TF32 cannot be switched {_on(wanted)} any more: Jittor has been imported with TF32 {_on(not wanted)} in this "
-            f"process; start a new one, in which jrdp is imported before jittor, or set {_TF32} yourself"
+            f"TF32 cannot be switched {_on(wanted)} any more: Jittor has been imported with TF32 {_on(not wanted)} in "
+            f"this process; start a new one, in which jrdp is imported before jittor, or set {_TF32} yourself"
         )
 
 

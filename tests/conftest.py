@@ -7,9 +7,19 @@ import sys
 
 import pytest
 
-import jrdp  # noqa: F401  (makes Jittor importable before any test imports it)
+import jrdp  # makes Jittor importable before any test imports it
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what is marked `gpu` where Jittor cannot use one, with the reason."""
+    cuda = jrdp.runtime.prepare().cuda
+    if not cuda.usable:
+        skip = pytest.mark.skip(reason=f"needs a GPU that Jittor can use: {cuda.reason}")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skip)
 
 
 def _shared() -> pathlib.Path:

@@ -14,6 +14,7 @@ import pytest
 from jrdp import runtime
 from jrdp.errors import UserError
 from jrdp.toolkit import python_headers
+from jrdp.toolkit.driver import read_driver
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("nvcc_path", "cache_name", "use_mkl", "use_cutt", "use_nccl", "FIX_TORCH_ERROR", "python_config_path", "cc_flags")
@@ -318,3 +319,34 @@ except UserError as error:
 def test_tf32_on_a_cpu_is_refused():
     with pytest.raises(UserError, match="train.tf32 and test.tf32 need a GPU: this run is on the CPU"):
         runtime.start("cpu", tf32=True)
+
+
+def _convolution_error(device: str, tf32: bool) -> float:
+    """Largest error of a convolution over its largest value, in a process of its own."""
+    code = f"""
+from jrdp import runtime
+runtime.start({device!r}, tf32={tf32})
+import jittor as jt, numpy as np
+from jittor import nn
+random = np.random.default_rng(0)
+x, w = random.standard_normal((2, 128, 20, 24)), random.standard_normal((64, 128, 3, 3))
+windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.float32).astype(np.float64), (3, 3), axis=(2, 3))
+expected = np.einsum("nchwij,ocij->nohw", windows, w.astype(np.float32).astype(np.float64), optimize=True)
+found = nn.conv2d(jt.array(x.astype(np.float32)), jt.array(w.astype(np.float32))).numpy()
+print(np.abs(found - expected).max() / np.abs(expected).max())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "NVIDIA_TF32_OVERRIDE"}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.split()[-1])
+
+
+@pytest.mark.gpu
+def test_tf32_rounds_convolutions_only_when_asked_for(record_property):
+    exact, rounded = _convolution_error("cuda", False), _convolution_error("cuda", True)
+    record_property("exact", exact)
+    record_property("TF32", rounded)
+    assert exact < 1e-5
+    if max(read_driver().capabilities) >= 80:
+        assert rounded > 5e-5, "TF32 was asked for and is not used"

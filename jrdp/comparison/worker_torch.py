@@ -25,7 +25,9 @@ from jrdp.config import parse_config
 class TorchBackend:
     """Holds one network; every method is a command. Paths are files in the comparison's folder."""
 
-    def build(self, config: dict, device: str, precision: str = "float32", variant: dict | None = None, tf32: bool = False) -> dict:
+    def build(
+        self, config: dict, device: str, precision: str = "float32", variant: dict | None = None, tf32: bool = False
+    ) -> dict:
         """Make the network; returns versions and the tensors' shapes in order. tf32: on a GPU, for float32 products."""
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("no CUDA device for torch; leave out --device cuda")

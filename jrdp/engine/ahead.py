@@ -16,8 +16,8 @@ class BatchesAhead:
     """Hands out the batches of a `TrainLoader` in its order.
 
     `prepare()` is for the moment at which the GPU has been given its work and the host would wait for it: it takes the
-    next batch from the loader, whose workers have it ready, copies its pictures into pinned memory (`jt.array` does) and
-    starts their upload, on a stream of Jittor's own beside the computation. Without it nothing is done ahead.
+    next batch from the loader, whose workers have it ready, copies its pictures into pinned memory (`jt.array` does)
+    and starts their upload, on a stream of Jittor's own beside the computation. Without it nothing is done ahead.
     """
 
     def __init__(self, loader: Iterable[tuple[int, ImageBatch, list[Targets]]]):

@@ -20,7 +20,8 @@ class Loader:
             if number == 2:
                 raise UserError("cannot read image c.png")
             self.taken += 1
-            yield number, ImageBatch(np.full((1, 3, 32, 32), number, np.float32), [(30, 31)], [(60, 62)], [number]), [number]
+            pixels = np.full((1, 3, 32, 32), number, np.float32)
+            yield number, ImageBatch(pixels, [(30, 31)], [(60, 62)], [number]), [number]
 
 
 @pytest.mark.parametrize("ahead", [False, True])

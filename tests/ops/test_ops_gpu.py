@@ -7,7 +7,7 @@ import pytest
 
 from jrdp.ops import multilevel_roi_align, nms
 
-pytestmark = pytest.mark.skipif(not jt.has_cuda, reason="needs a GPU that Jittor can use")
+pytestmark = pytest.mark.gpu
 
 
 def pool_and_back(features, rois, deterministic, device):
