@@ -51,7 +51,7 @@ site() {
     ls -d "$out"/site/lib/python3*/site-packages "$out"/site/local/lib/python3*/dist-packages 2>/dev/null | head -n 1
 }
 
-# Run the interpreter with what install brought, for as long as GPU_SECONDS leaves this part; 124 means the time is over.
+# Run a command with what install brought, for as long as GPU_SECONDS leaves this part; 124 means the time is over.
 run() {
     local limit=()
     if [ -n "${GPU_SECONDS:-}" ]; then

@@ -79,9 +79,10 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
             batch, targets = batches.take()
             with jt.flag_scope(auto_mixed_precision_level=MIXED_PRECISION if config.train.amp else 0):
                 losses = _forward_and_backward(model, solver, batch, targets)
-                if jt.flags.use_cuda and iteration < last:
+                if jt.flags.use_cuda:
                     _launch(losses, solver)
-                    batches.prepare()
+                    if iteration < last:
+                        batches.prepare()
                 values = _values(losses, batch, iteration)
             rate = solver.step(iteration)
             now = time.monotonic()
