@@ -26,10 +26,11 @@ from jrdp.engine.start import initialise, read_start, start_from_scratch
 from jrdp.errors import UserError
 from jrdp.files import make_folder, write_text
 from jrdp.interchange import WeightFile
+from jrdp.models.layers import use_half_convolutions
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors, trainable_parameters
 
-MIXED_PRECISION = 4  # Jittor's level "prefer float16, but sums, exponentials and the like in float32"
+HALF_SCALE = 1024.0  # what the loss is scaled by in mixed precision, so that float16 holds the gradients passed back
 LOSSES = ("loss_cls", "loss_reg", "loss_centerness", "loss_mask")
 
 
@@ -71,19 +72,19 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
         print(note)
         write_text(out / "config.yaml", dump_config(config))
     last = config.solver.max_iterations
+    use_half_convolutions(model, config.train.amp)
     values: dict[str, float] = {}
     with _Log(out / "log.jsonl", first) as log, loader:
         clock = time.monotonic()
         batches = BatchesAhead(loader)
         for iteration in range(first + 1, last + 1):
             batch, targets = batches.take()
-            with jt.flag_scope(auto_mixed_precision_level=MIXED_PRECISION if config.train.amp else 0):
-                losses = _forward_and_backward(model, solver, batch, targets)
-                if jt.flags.use_cuda:
-                    _launch(losses, solver)
-                    if iteration < last:
-                        batches.prepare()
-                values = _values(losses, batch, iteration)
+            losses = _forward_and_backward(model, solver, batch, targets, HALF_SCALE if config.train.amp else 1.0)
+            if jt.flags.use_cuda:
+                _launch(losses, solver)
+                if iteration < last:
+                    batches.prepare()
+            values = _values(losses, batch, iteration)
             rate = solver.step(iteration)
             now = time.monotonic()
             log.write({"iteration": iteration, "lr": rate, **values, "seconds": round(now - clock, 4)})
@@ -92,6 +93,7 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
                 print(_progress(iteration, last, log.seconds_per_iteration(), rate, values), flush=True)
             if iteration % config.train.checkpoint_period == 0 or iteration == last:
                 _checkpoint(out / "last.safetensors", model, solver, config, iteration)
+    use_half_convolutions(model, False)
     return {"iteration": last, "losses": values, "metrics": _finish(model, config, out, test_sets)}
 
 
@@ -106,11 +108,11 @@ def _fill(model, state: Checkpoint | None, start: WeightFile | None, dataset, lo
     return start_from_scratch(model, batch_images([dataset.example(*task).image for task in first_batch]))
 
 
-def _forward_and_backward(model, solver: Solver, batch, targets) -> dict[str, jt.Var]:
+def _forward_and_backward(model, solver: Solver, batch, targets, scale: float) -> dict[str, jt.Var]:
     """The sum of the four losses of a batch ("loss") and the losses, with their gradients in `solver`."""
     losses = model.losses(batch, targets, all_reduce=distributed.all_reduce)
     total = losses["loss_cls"] + losses["loss_reg"] + losses["loss_centerness"] + losses["loss_mask"]
-    solver.backward(total)
+    solver.backward(total, scale)
     return {"loss": total, **losses}
 
 

@@ -11,9 +11,11 @@ from test_rdpnet_inference import stage_errors
 from test_rdpnet_training import LOSSES, golden_targets
 
 from jrdp.config import Config
-from jrdp.engine.train import MIXED_PRECISION
+from jrdp.engine.solver import Solver
+from jrdp.engine.train import HALF_SCALE
+from jrdp.models.layers import use_half_convolutions
 from jrdp.models.rdpnet import RDPNet
-from jrdp.models.state import assign_state, named_tensors, trainable_names
+from jrdp.models.state import assign_state, trainable_parameters
 
 pytestmark = pytest.mark.gpu
 
@@ -65,19 +67,20 @@ def test_stages_and_detections_are_the_released_ones(name, on_gpu, golden, recor
     assert all(errors[key] <= limit for key, limit in limits.items()), errors
 
 
-def training_step(device: str, state: dict, golden, level: int = 0) -> tuple[dict, dict]:
-    """The four losses and the gradients by name, of the goldens' batch of four; level: of mixed precision."""
+def training_step(device: str, state: dict, golden, half: bool = False) -> tuple[dict, dict]:
+    """The four losses and the gradients by name, of the goldens' batch of four; half: in mixed precision, as trained."""
     model = network(device, state)
     record = json.loads((golden / "r50" / "train.json").read_text())
     batch = picture_batch(golden, *[name[: -len(".png")] for name in record["files"]])
     targets = golden_targets(np.load(golden / "r50" / "train.npz"))
-    names = trainable_names(model)
-    with on(device), jt.flag_scope(auto_mixed_precision_level=level):
+    with on(device):
+        use_half_convolutions(model, half)
+        solver = Solver(trainable_parameters(model), Config().solver)
         losses = model.losses(batch, targets)
-        tensors = named_tensors(model)
-        grads = jt.grad(sum(losses[name] for name in LOSSES), [tensors[name] for name in names])
-        values = jt.fetch_sync([*[losses[name] for name in LOSSES], *grads])
-    return dict(zip(LOSSES, [float(v[0]) for v in values[:4]])), dict(zip(names, values[4:]))
+        solver.backward(sum(losses[name] for name in LOSSES), HALF_SCALE if half else 1.0)
+        gradients = solver.gradients()
+        values = jt.fetch_sync([*[losses[name] for name in LOSSES], *gradients.values()])
+    return dict(zip(LOSSES, [float(v[0]) for v in values[:4]])), dict(zip(gradients, values[4:]))
 
 
 def relative_l2(found: dict, expected: dict) -> dict:
@@ -142,6 +145,6 @@ def check_mixed_precision(mixed: tuple, exact: tuple) -> float:
 
 
 def test_a_step_in_mixed_precision_is_finite_and_near(gpu_step, seeded, golden, record_property):
-    mixed = training_step("cuda", seeded("r50"), golden, MIXED_PRECISION)
+    mixed = training_step("cuda", seeded("r50"), golden, half=True)
     record_property("cosine", check_mixed_precision(mixed, gpu_step))
     assert mixed[0] != gpu_step[0], "the option changed nothing"
