@@ -5,7 +5,9 @@ import numpy as np
 import ops_reference as reference
 import pytest
 
-from jrdp.ops import multilevel_roi_align, nms
+from jrdp.config import FcosConfig
+from jrdp.models.fcos_decode import decode, decode_vars
+from jrdp.ops import multilevel_roi_align, nms, paste_masks
 
 pytestmark = pytest.mark.gpu
 
@@ -55,3 +57,49 @@ def test_nms_equals_cpu(count):
             on_gpu = nms(boxes, scores, threshold)
         with jt.flag_scope(use_cuda=0):
             np.testing.assert_array_equal(on_gpu, nms(boxes, scores, threshold))
+
+
+def share_found(boxes, scores, others, other_scores) -> float:
+    """The share of `boxes` that `others` have too: corners within 0.01 pixels and scores within 1e-5."""
+    if len(boxes) == 0:
+        return 1.0
+    near = np.abs(boxes[:, None] - others[None]).max(axis=2) <= 0.01
+    near &= np.abs(scores[:, None] - other_scores[None]) <= 1e-5
+    return float(near.any(axis=1).mean())
+
+
+def decoded(device, levels, sizes, config):
+    with jt.flag_scope(use_cuda=int(device == "cuda")):
+        return decode_vars(*[[jt.array(level) for level in part] for part in levels], sizes, config)
+
+
+@pytest.mark.parametrize("images, per_level, per_image", [(1, 1000, 100), (4, 1000, 100), (2, 30, 7), (1, 1, 1)])
+def test_decoding_equals_numpy(images, per_level, per_image):
+    """But for a candidate in a hundred: fast exponentials change the order of scores that are all but equal."""
+    random = np.random.default_rng(images)
+    levels = [
+        [random.uniform(low, high, (images, channels, *shape)).astype(np.float32) for shape in reference.MAPS]
+        for low, high, channels in ((-6, 0, 1), (1, 60, 4), (-2, 2, 1))
+    ]
+    config = FcosConfig(pre_nms_top_n=per_level, post_nms_top_n=per_image)
+    sizes = [(320, 480), (311, 479), (300, 320), (97, 111)][:images]
+    for found, expected in zip(decoded("cuda", levels, sizes, config), decode(*levels, sizes, config)):
+        assert abs(len(found.boxes) - len(expected.boxes)) <= 1
+        assert share_found(expected.boxes, expected.scores, found.boxes, found.scores) >= 0.98
+        assert share_found(found.boxes, found.scores, expected.boxes, expected.scores) >= 0.98
+
+
+def pasted(device, count):
+    random = np.random.default_rng(count)
+    low = random.uniform(-60, 700, (count, 2))
+    boxes = np.concatenate([low, low + random.uniform(0, 300, (count, 2))], axis=1).astype(np.float32)
+    probabilities = random.random((count, 32, 32)).astype(np.float32)
+    with jt.flag_scope(use_cuda=int(device == "cuda")):
+        return paste_masks(probabilities, boxes, 480, 720)
+
+
+@pytest.mark.parametrize("count", [0, 1, 100])
+def test_pasting_equals_the_cpu(count):
+    on_gpu, on_cpu = pasted("cuda", count), pasted("cpu", count)
+    assert on_gpu.shape == on_cpu.shape == (count, 480, 720)
+    assert (on_gpu != on_cpu).sum() <= 1e-4 * max(on_cpu.sum(), 1)
