@@ -18,7 +18,7 @@
 # Settings (environment):
 #   PYTHON          the interpreter, with torch and torchvision for parity, speed and curves; default python3
 #   GPU_WHEELS      folder of the wheels, default gpu_wheels in the clone; GPU_PYTHON: for whom they are, default 3.12
-#   GPU_PIECE       MiB: the wheels are divided among GPU_WHEELS/1, /2, ... of at most so much, default 60
+#   GPU_PIECE       MiB: the wheels are divided among GPU_WHEELS/1, /2, ... of at most so much, default 48
 #   GPU_OUT         folder for logs and json, default gpu_out in the clone
 #   GPU_SECONDS     stop a part after so long; its verdict is then "unfinished". Default: no limit
 #   GPU_TESTS       gpu (default) or all
@@ -80,7 +80,7 @@ pack() {
         --platform manylinux2014_x86_64 --platform manylinux2010_x86_64 --platform manylinux1_x86_64 \
         'jrdp[dev]' || return 1
     rm -rf "$root/build"
-    "$python" scripts/gpu_check.py pieces "$wheels" "${GPU_PIECE:-60}"
+    "$python" scripts/gpu_check.py pieces "$wheels" "${GPU_PIECE:-48}"
 }
 
 part_install() {
