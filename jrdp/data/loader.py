@@ -14,6 +14,7 @@ from jrdp.structures import ImageBatch, Targets
 
 Item = TypeVar("Item")
 _BATCHES_AHEAD = 2
+_ADVICE = "if memory ran out, use fewer: data.workers=0 prepares the pictures in the main process"
 
 
 class TrainLoader:
@@ -87,7 +88,7 @@ class TrainLoader:
                 examples = [self.dataset.example(*task) for task in share_of_rank(batch, self.rank, self.world_size)]
                 yield self._collate(iteration, batch, examples)
             return
-        pool = self._pool = WorkerPool(self.dataset, self.workers)
+        pool = self._pool = WorkerPool(self.dataset.example, self.workers, "data worker", _ADVICE)
         try:
             ahead: deque[tuple[int, list, list[Future]]] = deque()
             for iteration, batch in numbered:
@@ -107,6 +108,10 @@ class TrainLoader:
 
 def prefetch(prepare: Callable[[Item], object], items: Iterable[Item], depth: int = 2) -> Iterator[tuple[Item, Future]]:
     """`(item, future of prepare(item))` in order, each prepared in a thread while the caller works on an earlier one.
+
+    What the thread gains beside a network is little: Jittor holds Python's global lock while it computes, so the thread
+    gets on between two of its operators only, and while the caller draws, encodes or writes without that lock. Work
+    that is to go on beside a network needs a process (`jrdp.engine.jobs`).
 
     At most `depth` items are prepared ahead. `future.result()` gives the value or raises what `prepare` raised, so
     that one bad picture does not end the others.

@@ -1,9 +1,10 @@
-"""Processes that prepare pictures, started without fork and without `multiprocessing`.
+"""Processes that work for this one, started without fork and without `multiprocessing`.
 
 Forking a process that runs Jittor is dangerous (its OpenMP threads do not survive), and `multiprocessing`'s spawn runs
 the main script again in every worker, which fails for scripts without an `if __name__ == "__main__"` guard and for
-code that comes from standard input. So a worker is a plain `python -c` child that imports `jrdp.data` (and never
-Jittor), talks pickle over its standard input and output with the process that started it, and ends when that closes.
+code that comes from standard input. So a worker is a plain `python -c` child that imports no more than its function
+needs (those that prepare pictures never import Jittor), talks pickle over its standard input and output with the
+process that started it, and ends when that closes.
 """
 
 from __future__ import annotations
@@ -11,45 +12,93 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import signal
 import struct
 import subprocess
 import sys
+import time
 import traceback
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO
+from typing import BinaryIO, Callable, Iterable, Iterator, Mapping, Optional
 
 from jrdp.errors import UserError
 
 _START = "import sys; sys.path[:] = {path!r}; from jrdp.data.workers import serve; serve()"
 _LENGTH = struct.Struct("<Q")
+_SECONDS_TO_END = 20
+
+
+class WorkerDied(RuntimeError):
+    """A worker ended before it answered."""
 
 
 class WorkerPool:
-    """`count` processes that call `source.example(index, flip)` of a pickled copy of `source`.
+    """`count` processes that call `function(*arguments)`.
 
-    `source` and what it returns must be picklable, and its class importable (not defined in the main script).
+    Args:
+        function: picklable, as are its arguments and results, and importable (not defined in the main script). With
+            the bound method of an object, every process has a pickled copy of that object.
+        name, advice: what an error calls a process, and what to do when one has died.
+        environment: variables of the processes, over those of this one.
+        setup: called once in every process before its first task. It is pickled together with `function`, so both may
+            be methods of one object.
     """
 
-    def __init__(self, source, count: int):
-        payload = pickle.dumps(source, protocol=pickle.HIGHEST_PROTOCOL)
-        self._workers = [_Worker(payload) for _ in range(count)]
+    def __init__(
+        self,
+        function: Callable,
+        count: int,
+        name: str,
+        advice: str,
+        environment: Optional[Mapping[str, str]] = None,
+        setup: Optional[Callable[[], object]] = None,
+    ):
+        payload = pickle.dumps((function, setup), protocol=pickle.HIGHEST_PROTOCOL)
+        self._workers = [_Worker(payload, name, advice, environment or {}) for _ in range(count)]
         self._idle: queue.SimpleQueue = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="jrdp-worker")
 
-    def submit(self, index: int, flip: bool) -> Future:
-        """A future of `source.example(index, flip)`.
+    def __enter__(self) -> WorkerPool:
+        return self
 
-        Its `result()` raises the `UserError` that the call raised; any other exception, or the death of the worker,
-        gives a `RuntimeError` that says so.
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def wait_until_ready(self) -> None:
+        """Let every process set itself up, all at once; to be called before `submit`, or not at all.
+
+        Raises what `setup` raised, as `submit` says.
         """
-        return self._threads.submit(self._call, index, flip)
+        for worker in self._workers:
+            worker.send_payload()
+        for worker in self._workers:
+            worker.wait_until_ready()
 
-    def _call(self, index: int, flip: bool):
+    def submit(self, *arguments) -> Future:
+        """A future of `function(*arguments)`.
+
+        Its `result()` raises the `UserError` that the call (or `setup`) raised; any other exception gives a
+        `RuntimeError` with its traceback, and the death of the worker gives `WorkerDied`, a `RuntimeError` too.
+        """
+        return self._threads.submit(self._call, arguments)
+
+    def in_order(self, tasks: Iterable[tuple], ahead: int) -> Iterator:
+        """`function(*task)` of each task, in their order; at most `ahead` are under way or wait to be taken."""
+        futures: deque[Future] = deque()
+        for task in tasks:
+            futures.append(self.submit(*task))
+            if len(futures) >= ahead:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+
+    def _call(self, arguments: tuple):
         worker = self._idle.get()
         try:
-            return worker.call((index, flip))
+            return worker.call(arguments)
         finally:
             self._idle.put(worker)
 
@@ -58,51 +107,75 @@ class WorkerPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.ask_to_end()
+        deadline = time.monotonic() + _SECONDS_TO_END
         for worker in self._workers:
-            worker.end()
+            worker.end(deadline)
 
 
 class _Worker:
-    def __init__(self, payload: bytes):
+    def __init__(self, payload: bytes, name: str, advice: str, environment: Mapping[str, str]):
+        self._name = name
+        self._advice = advice
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START.format(path=sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
             start_new_session=True,  # Ctrl-C goes to the main process only, which then ends its workers
         )
         self._payload: bytes | None = payload
+        self._ready = False
 
-    def call(self, task):
+    def call(self, arguments: tuple):
+        self.send_payload()
+        self.wait_until_ready()
+        self._send(pickle.dumps(arguments, protocol=pickle.HIGHEST_PROTOCOL))
+        return self._answer()
+
+    def send_payload(self) -> None:
+        if self._payload is not None:
+            self._send(self._payload)
+            self._payload = None
+
+    def wait_until_ready(self) -> None:
+        if not self._ready:
+            self._ready = True
+            self._answer()
+
+    def _send(self, message: bytes) -> None:
         try:
-            if self._payload is not None:
-                _send(self._process.stdin, self._payload)
-                self._payload = None
-            _send(self._process.stdin, pickle.dumps(task))
+            _send(self._process.stdin, message)
+        except (OSError, ValueError) as error:
+            raise self._death() from error
+
+    def _answer(self):
+        try:
             kind, value = pickle.loads(_receive(self._process.stdout))
         except (OSError, EOFError, ValueError) as error:
-            raise RuntimeError(
-                f"a data worker (process {self._process.pid}) {self._end()}; if memory ran out, use fewer: "
-                "data.workers=0 prepares the pictures in the main process"
-            ) from error
+            raise self._death() from error
         if kind == "user error":
             raise UserError(value)
         if kind == "error":
-            raise RuntimeError(f"a data worker failed:\n{value}")
+            raise RuntimeError(f"a {self._name} failed:\n{value}")
         return value
 
-    def _end(self) -> str:
+    def _death(self) -> WorkerDied:
         try:
-            return f"ended with code {self._process.wait(timeout=5)}"
+            code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return "closed its pipe"
+            how = "closed its pipe"
+        else:
+            how = f"ended with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        return WorkerDied(f"a {self._name} (process {self._process.pid}) {how}; {self._advice}")
 
     def ask_to_end(self) -> None:
         """Close its input: a worker ends by itself, since Jittor ends the main process over a child that is killed."""
         _close(self._process.stdin)
 
-    def end(self) -> None:
+    def end(self, deadline: float) -> None:
+        """Wait for its end until `deadline` (of `time.monotonic`), then kill it."""
         try:
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -136,30 +209,42 @@ def _read(pipe: BinaryIO, length: int) -> bytes:
 
 
 def serve() -> None:
-    """The worker's side: the source first, then (index, flip) after (index, flip) until the pipe is closed."""
+    """The worker's side: the function first, then arguments after arguments until the pipe is closed.
+
+    The first answer says how unpickling and setting up went; when they failed, it is the answer to every task.
+    """
     tasks = os.fdopen(os.dup(0), "rb")
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # anything that prints must not end up between the results
     try:
-        source, failure = _load(_receive(tasks))
+        function, failure = _load(_receive(tasks))
+        _send(results, failure or pickle.dumps(("value", None)))
         while True:
-            index, flip = pickle.loads(_receive(tasks))
-            _send(results, failure or _answer(source, index, flip))
+            arguments = pickle.loads(_receive(tasks))
+            _send(results, failure or _result(function, arguments))
     except (EOFError, BrokenPipeError):
         pass
 
 
-def _load(payload: bytes) -> tuple[object, bytes | None]:
+def _load(payload: bytes) -> tuple[Callable | None, bytes | None]:
     try:
-        return pickle.loads(payload), None
-    except Exception:
-        return None, pickle.dumps(("error", traceback.format_exc()))
+        function, setup = pickle.loads(payload)
+        if setup is not None:
+            setup()
+        return function, None
+    except Exception as error:
+        return None, _failure(error)
 
 
-def _answer(source, index: int, flip: bool) -> bytes:
+def _result(function: Callable, arguments: tuple) -> bytes:
     try:
-        return pickle.dumps(("value", source.example(index, flip)), protocol=pickle.HIGHEST_PROTOCOL)
-    except UserError as error:
+        return pickle.dumps(("value", function(*arguments)), protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        return _failure(error)
+
+
+def _failure(error: Exception) -> bytes:
+    """An answer; to be called while the error is being handled."""
+    if isinstance(error, UserError):
         return pickle.dumps(("user error", str(error)))
-    except Exception:
-        return pickle.dumps(("error", traceback.format_exc()))
+    return pickle.dumps(("error", traceback.format_exc()))

@@ -1,0 +1,122 @@
+"""The worker processes: what reaches them, in which order answers come, and what their end looks like."""
+
+import os
+import signal
+
+import pytest
+
+from jrdp.data.workers import WorkerDied, WorkerPool
+from jrdp.errors import UserError
+
+
+class Counter:
+    """Counts in its own process from where `setup` put it."""
+
+    def __init__(self, start=0, failure=None):
+        self.start = start
+        self.failure = failure
+        self.value = None
+
+    def setup(self):
+        if self.failure is not None:
+            raise self.failure
+        self.value = self.start
+
+    def count(self, step=1):
+        self.value += step
+        return os.getpid(), self.value
+
+
+@pytest.fixture(autouse=True)
+def default_signals():
+    """As `runtime.start` leaves them: once imported (by another test), Jittor ends the process over a killed child."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+def pool_of(function, count=1, **options):
+    return WorkerPool(function, count, "helper", "use fewer", **options)
+
+
+def test_setup_runs_once_in_each_process_and_on_the_same_object():
+    counter = Counter(start=10)
+    with pool_of(counter.count, 2, setup=counter.setup) as pool:
+        pool.wait_until_ready()
+        seen = [pool.submit().result() for _ in range(6)]
+    processes = {process for process, _ in seen}
+    assert len(processes) == 2 and os.getpid() not in processes
+    for process in processes:
+        assert [value for other, value in seen if other == process] == [11, 12, 13]
+    assert counter.value is None  # here, nothing happened
+
+
+def test_processes_set_themselves_up_without_being_waited_for():
+    counter = Counter(start=5)
+    with pool_of(counter.count, setup=counter.setup) as pool:
+        assert pool.submit(2).result()[1] == 7
+
+
+def test_a_failing_setup_is_the_answer_to_everything():
+    counter = Counter(failure=UserError("no such weights"))
+    with pool_of(counter.count, 2, setup=counter.setup) as pool:
+        with pytest.raises(UserError, match="^no such weights$"):
+            pool.wait_until_ready()
+        for _ in range(3):
+            with pytest.raises(UserError, match="^no such weights$"):
+                pool.submit().result()
+    counter = Counter(failure=KeyError("a bug"))
+    with pool_of(counter.count, setup=counter.setup) as pool, pytest.raises(RuntimeError, match="a helper failed"):
+        pool.wait_until_ready()
+
+
+def test_environment_is_that_of_the_processes_only(monkeypatch):
+    monkeypatch.setenv("JRDP_TEST_A", "a")
+    with pool_of(os.getenv, environment={"JRDP_TEST_B": "b"}) as pool:
+        assert [pool.submit(f"JRDP_TEST_{name}").result() for name in "ABC"] == ["a", "b", None]
+    assert "JRDP_TEST_B" not in os.environ
+
+
+def test_results_come_in_order_and_few_tasks_are_under_way():
+    taken = []
+
+    def tasks():
+        for number in range(20):
+            taken.append(number)
+            yield (-number,)
+
+    with pool_of(abs, 3) as pool:
+        results = pool.in_order(tasks(), ahead=4)
+        for number in range(20):
+            assert next(results) == number
+            assert len(taken) <= number + 4
+        assert next(results, "end") == "end"
+        assert list(pool.in_order([], ahead=4)) == []
+
+
+def test_a_result_that_cannot_be_pickled_is_an_error():
+    with pool_of(memoryview) as pool:
+        with pytest.raises(RuntimeError, match="pickle"):
+            pool.submit(b"abc").result()
+    with pool_of(len) as pool:
+        assert pool.submit("abc").result() == 3
+
+
+def test_a_killed_process_is_named_with_the_signal_and_the_advice():
+    with pool_of(len) as pool:
+        process = pool._workers[0]._process
+        assert pool.submit("abc").result() == 3
+        os.kill(process.pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(WorkerDied) as caught:
+                pool.submit("abc").result()
+            assert str(caught.value) == f"a helper (process {process.pid}) was killed by SIGKILL; use fewer"
+
+
+def test_processes_end_with_the_pool_and_lead_their_own_session():
+    with pool_of(os.getsid, 2) as pool:
+        pool.wait_until_ready()
+        processes = [worker._process for worker in pool._workers]
+        assert pool.submit(0).result() in [process.pid for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    pool.close()
