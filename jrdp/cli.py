@@ -27,6 +27,11 @@ SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override one co
 DeviceOption = typer.Option("auto", "--device", help="auto, cpu or cuda.")
 OutOption = typer.Option(..., "--out", help="Output folder.")
 WeightsOption = typer.Option(..., "--weights", help="Weights: .safetensors, .pth, .pkl.")
+JobsOption = typer.Option(
+    1, "--jobs", min=1, metavar="N",
+    help="Processes that share the pictures and the cores (OMP_NUM_THREADS each, where that is set): more pictures a "
+    "second. Each holds a model of its own, in main memory or on the GPU.",
+)
 
 
 @app.command()
@@ -77,10 +82,12 @@ def test(
     config: Optional[Path] = ConfigOption,
     settings: List[str] = SetOption,
     device: str = DeviceOption,
+    jobs: int = JobsOption,
 ) -> None:
     """Detect on the test sets (data.test) and evaluate; writes bbox.json, segm.json, metrics.json, pr_curves.png."""
     from jrdp import interchange, runtime
     from jrdp.data.catalog import load_dataset
+    from jrdp.engine.evaluate import batches_of, evaluate_datasets
     from jrdp.engine.weights import config_of
 
     file = interchange.read(weights)
@@ -88,8 +95,14 @@ def test(
     test_sets = [(name, load_dataset([name], chosen, training=False)) for name in chosen.data.test]
     if not test_sets:
         raise UserError("data.test is empty: name a dataset, for example --set 'data.test=[images:annotations.json]'")
+    jobs = min(jobs, max(len(batches_of(dataset, chosen)) for _, dataset in test_sets))
+    if jobs > 1:
+        from jrdp.engine.jobs import ModelSource, evaluate_with_jobs
+
+        del file  # every job reads its own
+        evaluate_with_jobs(jobs, ModelSource(weights, config, device, tuple(settings)), chosen, test_sets, out)
+        return
     runtime.start(device, tf32=chosen.test.tf32)
-    from jrdp.engine.evaluate import evaluate_datasets
     from jrdp.engine.predictor import build
 
     evaluate_datasets(build(file, chosen).network, chosen, test_sets, out)
@@ -105,22 +118,31 @@ def predict(
     threshold: float = typer.Option(0.5, "--threshold", min=0.0, max=1.0, help="Draw instances scored above this."),
     frames: Optional[int] = typer.Option(None, "--frames", min=1, help="Stop a video or camera after so many frames."),
     device: str = DeviceOption,
+    jobs: int = JobsOption,
 ) -> None:
     """Find salient instances; writes predictions.json, NAME.png (overlay) and NAME_instances.png (index mask).
 
-    A video gives NAME.mp4 (overlay) and NAME.json (the detections of every frame).
+    A video gives NAME.mp4 (overlay) and NAME.json (the detections of every frame), in one process.
     """
     import jrdp
     from jrdp.engine.pictures import list_pictures, output_names, split_videos
+    from jrdp.engine.predict import predict_files
     from jrdp.files import make_folder
 
     paths, videos = split_videos(paths)
     pictures = list_pictures(paths)
-    make_folder(out)
-    model = jrdp.load(weights, config, device, settings)
-    from jrdp.engine.predict import predict_files
+    jobs = min(jobs, len(pictures))
+    failed: List[str] = []
+    if jobs > 1:
+        from jrdp.engine.jobs import ModelSource, predict_with_jobs
 
-    failed = predict_files(model, pictures, out, threshold) if pictures else []
+        source = ModelSource(weights, config, device, tuple(settings))
+        failed = predict_with_jobs(jobs, source, pictures, out, threshold)
+    if jobs <= 1 or videos:
+        model = jrdp.load(weights, config, device, settings)
+        make_folder(out)
+    if jobs == 1:
+        failed = predict_files(model, pictures, out, threshold)
     if videos:
         from jrdp.engine.video import predict_video
 

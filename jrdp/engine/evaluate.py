@@ -1,61 +1,107 @@
-"""`jrdp test`: detections of a dataset as COCO results, and their metrics."""
+"""`jrdp test`: detections of a dataset as COCO results, and their metrics.
+
+Imports no Jittor by itself: with several jobs (`jrdp.engine.jobs`) this runs in a process that holds no network.
+"""
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 from tqdm import tqdm
 
 from jrdp.config import Config
-from jrdp.data.transforms import batch_images
+from jrdp.data.coco import CocoDataset
+from jrdp.data.loader import prefetch
+from jrdp.data.transforms import PreparedImage, batch_images
 from jrdp.files import make_folder, write_json
 from jrdp.engine.inference import detect_batch
 from jrdp.evaluation.coco_metrics import evaluate_with_curves, format_metrics
 from jrdp.evaluation.plots import write_pr_curves
 from jrdp.evaluation.results import box_results, mask_results
-from jrdp.ops import paste_mask_rle
+
+TestSets = Sequence[tuple[str, CocoDataset]]
+Batch = list[int]  # indices of pictures that share one run of the network
 
 
-def evaluate_datasets(network, config: Config, test_sets: list, out: Path) -> dict:
+class Found(NamedTuple):
+    """COCO results of some pictures, in their order."""
+
+    boxes: list[dict]
+    masks: list[dict]
+
+
+# From the position of a test set and its batches to what was found in each batch, in order.
+Find = Callable[[int, list[Batch]], Iterator[Found]]
+
+
+def evaluate_datasets(network, config: Config, test_sets: TestSets, out: Path) -> dict:
     """Test `network` on `[(name, CocoDataset)]`; a single set goes to `out`, several to `out/NAME`.
 
     Returns:
         per set name the contents of its `metrics.json`.
     """
+
+    def find(number: int, batches: list[Batch]) -> Iterator[Found]:
+        dataset = test_sets[number][1]
+        size = config.test.batch_size
+        photos = prefetch(dataset.image, (index for batch in batches for index in batch), depth=size + 1)
+        for batch in batches:
+            images = [photo.result() for _, photo in islice(photos, len(batch))]
+            yield find_in_batch(network, config, dataset, images)
+
+    return evaluate_found(find, config, test_sets, out)
+
+
+def evaluate_found(find: Find, config: Config, test_sets: TestSets, out: Path) -> dict:
+    """As `evaluate_datasets`, with the detections that `find` gives."""
     metrics = {}
-    for name, dataset in test_sets:
+    for number, (name, dataset) in enumerate(test_sets):
         folder = out if len(test_sets) == 1 else out / _folder_name(name)
-        metrics[name] = evaluate_dataset(network, config, name, dataset, folder)
+        make_folder(folder)
+        batches = batches_of(dataset, config)
+        found = Found([], [])
+        bar = tqdm(find(number, batches), total=len(batches), desc=f"testing on {name}", unit="batch", disable=None)
+        for boxes, masks in bar:
+            found.boxes.extend(boxes)
+            found.masks.extend(masks)
+        metrics[name] = _write_evaluation(name, dataset, found, folder)
     return metrics
 
 
-def evaluate_dataset(network, config: Config, name: str, dataset, out: Path) -> dict:
-    """Write `bbox.json`, `segm.json`, `metrics.json` and `pr_curves.png` of one dataset to `out`; print the table.
+def batches_of(dataset: CocoDataset, config: Config) -> list[Batch]:
+    """Pictures in the order of their ids, `test.batch_size` at a time."""
+    order, size = dataset.sorted_indices(), config.test.batch_size
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
-    Pictures go through in the order of their ids, `test.batch_size` at a time; every detection is written, whatever
-    its score, as the released test script does.
-    """
-    make_folder(out)
-    found_boxes, found_masks = [], []
-    size = config.test.batch_size
-    order = dataset.sorted_indices()
-    for start in tqdm(range(0, len(order), size), desc=f"testing on {name}", unit="batch", disable=None):
-        batch = batch_images([dataset.image(index) for index in order[start : start + size]])
-        for image_id, instances in zip(batch.image_ids, detect_batch(network, batch)):
-            height, width = instances.size
-            masks = paste_mask_rle(
-                instances.mask_probabilities, instances.boxes, height, width, threshold=config.test.mask_threshold
-            )
-            found_boxes += box_results(image_id, instances.boxes, instances.scores, dataset.category_id)
-            found_masks += mask_results(image_id, masks, instances.scores, dataset.category_id)
-    write_json(out / "bbox.json", found_boxes)
-    write_json(out / "segm.json", found_masks)
-    found = {"bbox": found_boxes, "segm": found_masks}
-    evaluations = {kind: evaluate_with_curves(dataset.json_path, results, kind) for kind, results in found.items()}
+
+def find_in_batch(network, config: Config, dataset: CocoDataset, images: list[PreparedImage]) -> Found:
+    """Every detection in pictures of `dataset`, whatever its score, as the released test script writes them."""
+    from jrdp.ops import paste_mask_rle  # imports Jittor, which is there where the network is
+
+    found = Found([], [])
+    batch = batch_images(images)
+    for image_id, instances in zip(batch.image_ids, detect_batch(network, batch)):
+        height, width = instances.size
+        masks = paste_mask_rle(
+            instances.mask_probabilities, instances.boxes, height, width, threshold=config.test.mask_threshold
+        )
+        found.boxes.extend(box_results(image_id, instances.boxes, instances.scores, dataset.category_id))
+        found.masks.extend(mask_results(image_id, masks, instances.scores, dataset.category_id))
+    return found
+
+
+def _write_evaluation(name: str, dataset: CocoDataset, found: Found, out: Path) -> dict:
+    """Write `bbox.json`, `segm.json`, `metrics.json` and `pr_curves.png` of one dataset to `out`; print the table."""
+    results = {"bbox": found.boxes, "segm": found.masks}
+    for kind, entries in results.items():
+        write_json(out / f"{kind}.json", entries)
+    evaluations = {kind: evaluate_with_curves(dataset.json_path, entries, kind) for kind, entries in results.items()}
     metrics = {kind: evaluation.metrics for kind, evaluation in evaluations.items()}
     write_json(out / "metrics.json", metrics)
     write_pr_curves(out / "pr_curves.png", {kind: evaluation.curves for kind, evaluation in evaluations.items()})
-    print(f"{name}: {len(order)} pictures")
+    print(f"{name}: {len(dataset)} pictures")
     print(format_metrics(metrics))
     print(f"results: {out}")
     return metrics

@@ -1,20 +1,47 @@
-"""`jrdp predict`: pictures to COCO results, overlays and index masks."""
+"""`jrdp predict`: pictures to COCO results, overlays and index masks.
+
+Imports no Jittor: with several jobs (`jrdp.engine.jobs`) this runs in a process that holds no network.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+import tempfile
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Callable, Iterable, Iterator, NamedTuple, Optional
 
+from PIL import Image
 from tqdm import tqdm
 
 from jrdp import visualize
 from jrdp.data.loader import prefetch
 from jrdp.data.transforms import read_image
 from jrdp.engine.pictures import output_names
-from jrdp.engine.predictor import Prediction, SalientInstanceModel
 from jrdp.errors import UserError
 from jrdp.evaluation.results import box_results, mask_results
-from jrdp.files import write_json
+from jrdp.files import atomic_write
+
+if TYPE_CHECKING:
+    from jrdp.engine.predictor import Prediction, SalientInstanceModel
+
+
+class Task(NamedTuple):
+    """A picture, its COCO image id, and what its output files are called."""
+
+    image_id: int
+    picture: Path
+    name: str
+
+
+class Outcome(NamedTuple):
+    """The COCO results of a picture, or why it was skipped."""
+
+    results: list[dict]
+    problem: Optional[str] = None
 
 
 def predict_files(model: SalientInstanceModel, pictures: list[Path], out: Path, threshold: float) -> list[str]:
@@ -27,25 +54,66 @@ def predict_files(model: SalientInstanceModel, pictures: list[Path], out: Path, 
     Returns:
         the messages of the pictures that failed.
     """
-    results, failed = [], []
-    jobs = prefetch(read_image, pictures)
-    names = output_names(pictures)
-    bar = tqdm(zip(jobs, names), total=len(pictures), unit="picture", disable=None)
-    for image_id, ((picture, photo), name) in enumerate(bar, start=1):
-        try:
-            prediction = model.predict(photo.result())
-        except UserError as error:
-            failed.append(str(error))
-            tqdm.write(f"jrdp: skipped: {error}", file=sys.stderr)
-            continue
-        results += coco_results(prediction, image_id, picture.name)
-        shown = prediction.above(threshold)
-        drawn = visualize.overlay(shown.photo, shown.masks, shown.boxes, shown.scores)
-        visualize.save_image(drawn, out / f"{name}.png")
-        visualize.save_index_mask(shown.masks, out / f"{name}_instances.png")
-    write_json(out / "predictions.json", results)
-    print(f"{len(pictures) - len(failed)} of {len(pictures)} pictures, {len(results)} detections: {out}")
+    photos = prefetch(read_image, pictures)
+    outcomes = (
+        predict_picture(model, photo.result, task, out, threshold)
+        for task, (_, photo) in zip(tasks_of(pictures), photos)
+    )
+    return collect(outcomes, len(pictures), out)
+
+
+def tasks_of(pictures: list[Path]) -> Iterator[Task]:
+    return map(Task, count(1), pictures, output_names(pictures))
+
+
+def predict_picture(
+    model: SalientInstanceModel, read: Callable[[], Image.Image], task: Task, out: Path, threshold: float
+) -> Outcome:
+    """Predict one picture and write its overlay and its index mask to `out`; nothing when `read` raises `UserError`."""
+    try:
+        prediction = model.predict(read())
+    except UserError as error:
+        return Outcome([], str(error))
+    shown = prediction.above(threshold)
+    drawn = visualize.overlay(shown.photo, shown.masks, shown.boxes, shown.scores)
+    visualize.save_image(drawn, out / f"{task.name}.png")
+    visualize.save_index_mask(shown.masks, out / f"{task.name}_instances.png")
+    return Outcome(coco_results(prediction, task.image_id, task.picture.name))
+
+
+def collect(outcomes: Iterable[Outcome], total: int, out: Path) -> list[str]:
+    """Write `predictions.json` from the outcomes of `total` pictures as they come, reporting those skipped.
+
+    Returns:
+        the messages of the pictures that failed.
+    """
+    failed, detections = [], 0
+    with _spool(out) as spool:
+        spool.write(b"[")
+        for results, problem in tqdm(outcomes, total=total, unit="picture", disable=None):
+            if problem is not None:
+                failed.append(problem)
+                tqdm.write(f"jrdp: skipped: {problem}", file=sys.stderr)
+            for entry in results:
+                separator = ", " if detections else ""
+                spool.write(f"{separator}{json.dumps(entry, allow_nan=False)}".encode())
+                detections += 1
+        spool.write(b"]\n")
+        spool.seek(0)
+        with atomic_write(out / "predictions.json") as stream:
+            shutil.copyfileobj(spool, stream)
+    print(f"{total - len(failed)} of {total} pictures, {detections} detections: {out}")
     return failed
+
+
+@contextmanager
+def _spool(folder: Path) -> Iterator[BinaryIO]:
+    """A file without a name in `folder`, which vanishes with this process: memory would not hold a large folder's."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as spool:
+            yield spool
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
 
 
 def coco_results(prediction: Prediction, image_id: int, file_name: str) -> list[dict]:
