@@ -93,7 +93,7 @@ def _attempt(report: _Report, name: str, check: Callable[[], str]) -> None:
 
 def _describe_machine(report: _Report) -> None:
     report.title("Machine and packages")
-    report.good("machine", f"{platform.system()} {platform.machine()}, {_cores()} cores, {_memory()}")
+    report.good("machine", f"{platform.system()} {platform.machine()}, {runtime.cores()} cores, {_memory()}")
     report.good("python", f"{platform.python_version()} at {sys.executable}")
     for package in PACKAGES:
         try:
@@ -149,10 +149,6 @@ def _verdict(report: _Report, device: Optional[str]) -> int:
 
 def _device_name(device: Optional[str]) -> str:
     return {"cuda": "the GPU (CUDA)", "cpu": "the CPU"}.get(device or "", "nothing")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> str:

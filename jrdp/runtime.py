@@ -8,6 +8,7 @@ listed in the result, `start()` raises it, and `jrdp doctor` explains it.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib.abc
 import importlib.util
 import json
@@ -34,6 +35,8 @@ from jrdp.toolkit.python_headers import config_script, missing_headers
 from jrdp.toolkit.source import installed_site, kernel_python, stable_copy
 
 JITTOR_RELEASE = "1.3.11"
+
+_COMPILERS = 4
 
 _MEMORY = "JRDP_PREPARED"  # environment variable: what prepare() set in this process or its parent
 
@@ -170,7 +173,11 @@ class _JittorFinder(importlib.abc.MetaPathFinder):
                 if before is not None:
                     os.environ["PYTHONPATH"] = before
             module.flags.python_path = str(kernel_python(self._copy))
+            # Threads that compile kernels at once. Where they replace convolutions they change, without a lock, what they
+            # share: the more of them start together, the likelier one crashes. More than cores would gain nothing.
+            module.flags.use_parallel_op_compiler = max(1, min(_COMPILERS, cores()))
             _take_signals_back()
+            _die_of_crashes()
 
         spec.loader.exec_module = execute_and_adjust
         return spec
@@ -223,6 +230,24 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     if seed is not None:
         jt.set_global_seed(seed, different_seed_for_mpi=False)  # every rank starts from the same weights
     return chosen
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _die_of_crashes() -> None:
+    """Let a crash in native code end the process, with the Python stack on standard error.
+
+    Jittor's own handler ends it from the thread that crashed; where that is one that compiles, it waits for itself for
+    ever, and holds Jittor's lock, on which every other process of the user then waits.
+    """
+    if threading.current_thread() is threading.main_thread() and sys.__stderr__ is not None:
+        faulthandler.disable()
+        for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+            signal.signal(number, signal.SIG_DFL)
+        faulthandler.enable(sys.__stderr__, all_threads=False)
 
 
 def _forbid_tf32() -> None:

@@ -342,6 +342,22 @@ print(np.abs(found - expected).max() / np.abs(expected).max())
     return float(done.stdout.split()[-1])
 
 
+def test_a_crash_in_a_thread_of_native_code_ends_the_process():
+    code = """
+import ctypes, threading
+from jrdp import runtime
+runtime.start("cpu")
+thread = threading.Thread(target=lambda: ctypes.string_at(0))
+thread.start()
+thread.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in done.stderr
+
+
 @pytest.mark.gpu
 def test_tf32_rounds_convolutions_only_when_asked_for(record_property):
     exact, rounded = _convolution_error("cuda", False), _convolution_error("cuda", True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterator, Optional
 
 import jrdp
+from jrdp import runtime
 from jrdp.config import Config
 from jrdp.data.transforms import read_image
 from jrdp.data.workers import WorkerDied, WorkerPool
@@ -74,7 +75,7 @@ def evaluate_with_jobs(jobs: int, source: ModelSource, config: Config, test_sets
 
 def threads_per_job(jobs: int) -> int:
     """Cores of this machine that this process may use, divided among the jobs; at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) // jobs)
+    return max(1, runtime.cores() // jobs)
 
 
 class _Job:
