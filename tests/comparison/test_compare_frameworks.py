@@ -91,7 +91,8 @@ def test_speed_alternates_and_reports(both_frameworks, picture, tmp_path):
     assert compare_speed(options(), [picture], tmp_path / "out", rounds=2, print_line=silent)
     report = report_of(tmp_path / "out")
     parts = {row["part"]: row for row in report["parts"]}
-    assert {"backbone", "pyramid", "head", "boxes", "masks", "network", "detect"} == set(parts)
+    names = {"backbone", "pyramid", "dense pyramid", "head", "boxes", "masks", "paste", "network", "detect"}
+    assert names == set(parts)
     for part, seconds in report["seconds"].items():
         assert len(seconds["jittor"]) == len(seconds["torch"]) == 2 and min(seconds["jittor"]) > 0
         assert parts[part]["least"] <= parts[part]["ratio"] <= parts[part]["most"]
