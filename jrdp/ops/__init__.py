@@ -1,8 +1,19 @@
-"""The operators that Jittor lacks: RoIAlign, non-maximum suppression, mask pasting; and FCOS' decoding on a GPU."""
+"""The operators that Jittor lacks: RoIAlign, NMS, mask pasting, concatenation for any shape, FCOS' decoding on a GPU."""
 
 from .decoding import Limits, decode_on_device
+from .joining import join
 from .pasting import paste_mask_rle, paste_masks
 from .roi_pooling import multilevel_roi_align, roi_align
 from .suppression import nms, nms_on_device
 
-__all__ = ["Limits", "decode_on_device", "multilevel_roi_align", "nms", "nms_on_device", "paste_mask_rle", "paste_masks", "roi_align"]
+__all__ = [
+    "Limits",
+    "decode_on_device",
+    "join",
+    "multilevel_roi_align",
+    "nms",
+    "nms_on_device",
+    "paste_mask_rle",
+    "paste_masks",
+    "roi_align",
+]
