@@ -14,8 +14,9 @@ import jittor as jt
 import numpy as np
 
 from jrdp import runtime
+from jrdp.toolkit.headers import stable_headers
 
-KERNELS = Path(__file__).resolve().parent / "kernels"
+KERNELS = stable_headers(Path(__file__).resolve().parent / "kernels")
 MAX_FINER = 4  # maps that `resize_concat` takes besides the level itself
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import jittor as jt
 
-KERNELS = Path(__file__).resolve().parent / "kernels"
+from jrdp.toolkit.headers import stable_headers
+
+KERNELS = stable_headers(Path(__file__).resolve().parent / "kernels")
 
 # Jittor finds the headers that headers include, to notice when they change, on the include path only.
 INCLUDE = f'FLAGS: -I"{KERNELS}" '

@@ -1,5 +1,6 @@
 """What is compiled, and when: nothing for new sizes, scales, thresholds, counts; an edited header; all by nvcc."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -59,35 +60,57 @@ def test_nms_compiles_once():
     assert loaded_kernels() == before
 
 
-SUPPRESS_TWICE = """
-import pathlib, sys
+USE_OPERATORS = """
+import json, os, pathlib, sys
 import jrdp
 from jrdp.ops import compile, nms
-compile.KERNELS = pathlib.Path(sys.argv[1])
-compile.INCLUDE = f'FLAGS: -I"{sys.argv[1]}" '
-print(len(nms([[0, 0, 9, 9], [0, 0, 9, 4]], [1, 0.5], 0.49)))
+kept = len(nms([[0, 0, 9, 9], [0, 0, 9, 4]], [1, 0.5], 0.49))
+import jittor as jt
+from jrdp.fast import operators
+operators.max_pool(jt.ones((1, 4, 4, 8))).numpy()
+maps = pathlib.Path("/proc/self/maps").read_text().splitlines()
+kernels = {line.split()[-1] for line in maps if "/jit/code__" in line and line.endswith("_op.so")}
+kernels = {kernel: os.stat(kernel).st_mtime_ns for kernel in sorted(kernels)}
+print(json.dumps({"package": jrdp.__file__, "headers": str(compile.KERNELS), "kept": kept, "kernels": kernels}))
 """
 
 
-def test_edited_header_is_compiled_anew(tmp_path):
-    # The edited file is not the one included by the source, but one that this one includes.
-    kernels = tmp_path / "kernels"
-    shutil.copytree(KERNELS, kernels)
+def copy_package(root: pathlib.Path) -> pathlib.Path:
+    package = pathlib.Path(__file__).resolve().parents[2] / "jrdp"
+    shutil.copytree(package, root / "jrdp", ignore=shutil.ignore_patterns("__pycache__"))
+    return root
 
-    def kept() -> int:
-        command = [sys.executable, "-c", SUPPRESS_TWICE, str(kernels)]
-        root = pathlib.Path(__file__).resolve().parents[2]
-        environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout.split()[-1])
 
-    assert kept() == 1
-    header = kernels / "nms.h"
+def use_operators(root: pathlib.Path) -> dict:
+    """What a new process says that runs two operators of the package in `root`."""
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-c", USE_OPERATORS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["package"].startswith(str(root))
+    return said
+
+
+@linux_only
+def test_another_copy_of_the_package_compiles_nothing(tmp_path):
+    first = use_operators(copy_package(tmp_path / "first"))
+    second_root = copy_package(tmp_path / "second")
+    second = use_operators(second_root)
+    assert len(first["kernels"]) == 2
+    assert second["kernels"] == first["kernels"]  # the same files, not written again
+    # Negative control, and an edited header is compiled anew: not the one included by the source but one that it
+    # includes.
+    header = second_root / "jrdp" / "ops" / "kernels" / "nms.h"
     text = header.read_text()
     assert text.count("multiply_exact(width") == 1
     header.write_text(text.replace("multiply_exact(width", "0.0f * multiply_exact(width"))
-    assert kept() == 2
+    edited = use_operators(second_root)
+    assert (first["kept"], second["kept"], edited["kept"]) == (1, 1, 2)
+    new = set(edited["kernels"]) - set(first["kernels"])
+    assert len(new) == 1 and len(edited["kernels"]) == 2
+    assert edited["headers"] != first["headers"]
+    shutil.rmtree(edited["headers"])
 
 
 def find_nvcc():
@@ -99,7 +122,9 @@ ENTRY_POINTS = """
 #include "nms.cuh"
 #include "decode.cuh"
 #include "paste.cuh"
+#include "join.cuh"
 void use(const RoiLevels& levels, const DecodeLevels& answers, float* numbers, int* indices) {
+    join_copy(numbers, 1L, numbers, 1L, 1L, 1L);
     roi_align_forward(levels, numbers);
     roi_align_backward(levels, numbers, true);
     roi_align_backward(levels, numbers, false);
@@ -120,8 +145,8 @@ def test_cuda_sources_compile_for_every_architecture(tmp_path):
     done = subprocess.run([*command, str(source), "-o", str(tmp_path / "kernels.o")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kernels = [line for line in done.stderr.splitlines() if "Compiling entry function" in line]
-    assert len(kernels) == 3 * 10
+    assert len(kernels) == 3 * 11
     spills = [line for line in done.stderr.splitlines() if "spill stores" in line]
-    assert len(spills) == 3 * 10
+    assert len(spills) == 3 * 11
     clean = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
     assert {line.strip() for line in spills} == {clean}
