@@ -164,14 +164,10 @@ class _JittorFinder(importlib.abc.MetaPathFinder):
         def execute_and_adjust(module) -> None:
             if not _tf32_asked:
                 _forbid_tf32()
-            before = os.environ.get("PYTHONPATH")
-            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(self._copy), before]))
-            try:
+            path = os.pathsep.join(filter(None, [str(self._copy), os.environ.get("PYTHONPATH")]))
+            # With the second, which Jupyter sets, Jittor leaves Ctrl-C to Python while it compiles itself.
+            with _environment(PYTHONPATH=path, JPY_PARENT_PID=os.environ.get("JPY_PARENT_PID", "0")), _interruptible():
                 execute(module)
-            finally:
-                del os.environ["PYTHONPATH"]
-                if before is not None:
-                    os.environ["PYTHONPATH"] = before
             module.flags.python_path = str(kernel_python(self._copy))
             # Threads that compile kernels at once. Where they replace convolutions they change, without a lock, what they
             # share: the more of them start together, the likelier one crashes. More than cores would gain nothing.
@@ -181,6 +177,41 @@ class _JittorFinder(importlib.abc.MetaPathFinder):
 
         spec.loader.exec_module = execute_and_adjust
         return spec
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Environment variables that are set for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a `KeyboardInterrupt` while Jittor compiles itself.
+
+    It stops the compilers too, and Jittor would end this process, without a word, on the first of them that dies.
+    """
+
+    def interrupt(_number, _frame) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        _take_signals_back()
 
 
 def _take_signals_back() -> None:
@@ -306,10 +337,10 @@ def _quiet_import() -> Iterator[None]:
     done = threading.Event()
     watcher = threading.Thread(target=_report_progress, args=(Path(log_name), saved[1], done), daemon=True)
     watcher.start()
-    failure: Optional[Exception] = None
+    failure: Optional[BaseException] = None
     try:
         yield
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         failure = error
     finally:
         done.set()
@@ -320,26 +351,37 @@ def _quiet_import() -> Iterator[None]:
             os.dup2(descriptor, target)
             os.close(descriptor)
         os.close(log_file)
-        if failure is None:
+        if failure is None or isinstance(failure, KeyboardInterrupt):
             os.unlink(log_name)
+    if isinstance(failure, KeyboardInterrupt):
+        print("jrdp: interrupted while Jittor was imported; a compile continues where it stopped", file=sys.stderr)
+        raise failure
     if failure is not None:
         lines = [line.strip() for line in str(failure).splitlines() if line.strip()] or [type(failure).__name__]
         raise UserError(f"Jittor could not be imported: {lines[0][:300]} (what it printed is in {log_name})") from failure
 
 
 def _report_progress(log: Path, descriptor: int, done: threading.Event) -> None:
-    """Write to `descriptor` how far the compile has come whose output goes to `log`; silent for a fast import."""
-    started = time.monotonic()
+    """Write to `descriptor` how far the compile has come whose output goes to `log`; silent for a fast import.
+
+    Jittor says "Compiling ..." also when it only looks whether its files are up to date and is slow at it. What tells a
+    compile is a new cache folder or a new object file.
+    """
+    started, since = time.monotonic(), time.time() - 1.0
+    compiling, waiting = False, False
     shown = None
     while not done.wait(2.0):
         elapsed = int(time.monotonic() - started)
         text = log.read_text(errors="replace").replace("\r", "\n")
-        compiling = "Compiling" in text or "Create cache dir" in text
-        if shown is None and (compiling or elapsed >= 20):
-            shown = ""
+        if not compiling and ("Create cache dir" in text or _object_file_since(since)):
+            compiling = True
             message = "Jittor compiles itself for this machine, once: 3 to 6 minutes on two cores ..."
-            waiting = "waiting for Jittor (another process may be compiling it) ..."
-            os.write(descriptor, f"{message if compiling else waiting}\n".encode())
+            os.write(descriptor, f"{message}\n".encode())
+        if not compiling:
+            if not waiting and elapsed >= 20:
+                waiting = True
+                os.write(descriptor, b"waiting for Jittor (the machine is busy, or another process compiles it) ...\n")
+            continue
         latest = text.strip().splitlines()[-1:]
         step = re.match(r"Compiling (\w+)\((\d+)/(\d+)\)", latest[0]) if latest else None
         if step is None:
@@ -350,6 +392,15 @@ def _report_progress(log: Path, descriptor: int, done: threading.Event) -> None:
             shown = tenth
             line = f"  Jittor's {part}: {step.group(2)} of {step.group(3)} files after {elapsed} s"
             os.write(descriptor, f"{line}\n".encode())
+
+
+def _object_file_since(moment: float) -> bool:
+    """Whether an object file of Jittor's core was written since `moment` (seconds since the epoch)."""
+    try:
+        files = cache_root().glob("jt*/**/obj_files/*.o")
+        return any(path.stat().st_mtime >= moment for path in files)
+    except OSError:  # a file that went away in between
+        return False
 
 
 def _wrong_python() -> list[str]:

@@ -210,26 +210,52 @@ def test_a_successful_import_is_silent(capfd):
     assert capfd.readouterr() == ("after\n", "")
 
 
-def test_the_progress_of_a_first_compile_is_reported(tmp_path, capfd, monkeypatch):
-    class Clock:
-        """Lets the watcher run five times, ten seconds apart, and appends to the log in between."""
+def test_an_interrupted_import_says_so(capfd):
+    with pytest.raises(KeyboardInterrupt):
+        with runtime._quiet_import():
+            os.write(1, b"noise\n")
+            raise KeyboardInterrupt
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("jrdp: interrupted while Jittor was imported") and err.count("\n") == 1
 
-        steps = iter(range(1, 6))
-        now = 0.0
 
-        def wait(self, _seconds):
-            step = next(self.steps, None)
-            Clock.now += 10
-            if step is not None:
-                (tmp_path / "log").write_text("[i ...]\n" + "\r".join(
-                    f"Compiling jittor_core({i}/10) used: 1s eta: 1s" for i in range(1, 2 * step + 1)
-                ))
-            return step is None
+class Clock:
+    """Lets the watcher run five times, ten seconds apart, and appends to the log in between."""
 
-    monkeypatch.setattr(runtime.time, "monotonic", lambda: Clock.now)
-    runtime._report_progress(tmp_path / "log", 2, Clock())
+    def __init__(self, log: Path, monkeypatch):
+        self.log, self.steps, self.now = log, iter(range(1, 6)), 0.0
+        monkeypatch.setattr(runtime.time, "monotonic", lambda: self.now)
+
+    def wait(self, _seconds):
+        step = next(self.steps, None)
+        self.now += 10
+        if step is not None:
+            looked_at = (f"Compiling jittor_core({i}/10) used: 1s eta: 1s" for i in range(1, 2 * step + 1))
+            self.log.write_text("[i ...]\n" + "\r".join(looked_at))
+        return step is None
+
+
+@pytest.fixture
+def object_file(tmp_path, monkeypatch):
+    """An object file in a cache of its own."""
+    monkeypatch.setenv("JITTOR_HOME", str(tmp_path))
+    folder = tmp_path / ".cache" / "jittor" / "jt1.3.11" / "g++" / "py" / "obj_files"
+    folder.mkdir(parents=True)
+    (folder / "op.cc.o").write_text("")
+    return folder / "op.cc.o"
+
+
+def test_the_progress_of_a_first_compile_is_reported(tmp_path, capfd, monkeypatch, object_file):
+    runtime._report_progress(tmp_path / "log", 2, Clock(tmp_path / "log", monkeypatch))
     lines = capfd.readouterr().err.splitlines()
     assert "once" in lines[0] and len(lines) == 6 and lines[-1].strip() == "Jittor's core: 10 of 10 files after 50 s"
+
+
+def test_a_slow_look_at_what_is_compiled_already_is_no_compile(tmp_path, capfd, monkeypatch, object_file):
+    os.utime(object_file, (1, 1))  # older than this import
+    runtime._report_progress(tmp_path / "log", 2, Clock(tmp_path / "log", monkeypatch))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("waiting for Jittor")
 
 
 def test_whoever_imports_jittor_gets_stable_kernels_and_pythons_signals(tmp_path):
