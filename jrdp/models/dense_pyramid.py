@@ -12,6 +12,7 @@ from jittor import nn
 from jrdp.config import PyramidConfig
 from jrdp.models.fpn import CHANNELS, FPN, LEVELS
 from jrdp.models.layers import Conv, Stages, bilinear, kaiming_normal_fan_out, keep
+from jrdp.ops import join
 
 
 def fusion(config: PyramidConfig, maps: int) -> nn.Module:
@@ -55,7 +56,7 @@ class ProgressivePyramid(RefinedPyramid):
         refined = [self.refine_block_1(levels[0])]
         for level, refine in zip(levels[1:], self._later_refine_blocks()):
             finer = bilinear(refined[-1], level.shape[2:])
-            refined.append(refine(jt.concat([finer, level], dim=1)))
+            refined.append(refine(join([finer, level], dim=1)))
         return refined + levels[len(refined) :]
 
 
@@ -69,7 +70,7 @@ class DensePyramid(RefinedPyramid):
         refined = [self.refine_block_1(levels[0])]
         for level, refine in zip(levels[1:], self._later_refine_blocks()):
             finer = [bilinear(x, level.shape[2:]) for x in refined]
-            refined.append(refine(jt.concat([*finer, level], dim=1)))
+            refined.append(refine(join([*finer, level], dim=1)))
         return refined + levels[len(refined) :]
 
 
@@ -103,7 +104,7 @@ class RegularizedDensePyramid(RefinedPyramid):
         for level, number, refine, attend in later:
             attention = jt.sigmoid(keep(stages, f"att_logit_P{number}", attend(level)))
             before = [attention * bilinear(x, level.shape[2:]) for x in refined]
-            refined.append(refine(jt.concat([*before, level], dim=1)))
+            refined.append(refine(join([*before, level], dim=1)))
         return refined
 
 

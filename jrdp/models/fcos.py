@@ -17,7 +17,8 @@ from jittor import nn
 from jrdp.config import FcosConfig
 from jrdp.models.fcos_targets import LocationTargets
 from jrdp.models.fpn import CHANNELS, LEVELS
-from jrdp.models.layers import Conv, GroupNorm, Stages, keep, small_normal
+from jrdp.models.layers import Conv, GroupNorm, ReLU, Stages, keep, per_channel, small_normal
+from jrdp.ops import join
 
 PRIOR = 0.01  # what the untrained head answers everywhere (focal loss, Lin et al., 2017)
 FOCAL_ALPHA = 0.25
@@ -39,7 +40,7 @@ class Scale(nn.Module):
         self.scale = jt.array(np.ones(1, np.float32))
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return x * self.scale.reshape(1, 1, 1, 1)
+        return x * per_channel(self.scale.broadcast([x.shape[1]]), x)
 
 
 def tower(channels: int) -> nn.Sequential:
@@ -48,7 +49,7 @@ def tower(channels: int) -> nn.Sequential:
     for in_channels in (CHANNELS, channels, channels, channels):
         layers.append(Conv(in_channels, channels, 3, init=small_normal))
         layers.append(GroupNorm(channels))
-        layers.append(nn.ReLU())
+        layers.append(ReLU())
     return layers
 
 
@@ -94,27 +95,39 @@ def fcos_losses(output: HeadOutput, targets: LocationTargets, counts: LossCounts
     is weighted by the centerness target; the centerness loss is the mean over positives. Without a positive the last
     two are zero. Sums run over every location with a weight, so that shapes do not depend on the ground truth.
     """
-    logits = flatten(output.logits)[:, :, 0]  # [N, L]
-    distances = flatten(output.distances)  # [N, L, 4]
-    centerness = flatten(output.centerness)[:, :, 0]  # [N, L]
+    logits = select(flatten(output.logits), 0)  # [N, L]
+    distances = flatten(output.distances)  # [N, 4, L]
+    centerness = select(flatten(output.centerness), 0)  # [N, L]
     positive = jt.array(targets.positive.astype(np.float32))  # [N, L]
     weight = jt.array(targets.centerness)  # [N, L], zero where not positive
 
-    loss_cls = total(sigmoid_focal_loss(logits, positive)) / (counts.positives + counts.images)
+    loss_cls = total(sigmoid_focal_loss(logits, positive)) / variable(counts.positives + counts.images)
 
     # Elsewhere than at positives both sides get the same harmless distances: an IoU loss of zero.
-    wanted = jt.array(np.where(targets.positive[:, :, None], targets.distances, np.float32(1)))
-    given = jt.ternary(jt.array(targets.positive).unsqueeze(2).broadcast(distances.shape), distances, wanted)
-    loss_reg = total(weight * iou_loss(given, wanted)) / (counts.centerness or 1.0)
+    wanted = np.where(targets.positive[:, :, None], targets.distances, np.float32(1)).transpose(0, 2, 1)
+    wanted = jt.array(np.ascontiguousarray(wanted))
+    given = jt.ternary(jt.array(targets.positive).broadcast(distances, [1]), distances, wanted)
+    loss_reg = total(weight * iou_loss(given, wanted)) / variable(counts.centerness or 1.0)
 
-    loss_centerness = total(positive * bce_with_logits(centerness, weight)) / (counts.positives or 1.0)
+    loss_centerness = total(positive * bce_with_logits(centerness, weight)) / variable(counts.positives or 1.0)
     return {"loss_cls": loss_cls, "loss_reg": loss_reg, "loss_centerness": loss_centerness}
 
 
 def flatten(levels: list[jt.Var]) -> jt.Var:
-    """Per level `[N, C, H, W]` -> `[N, L, C]`."""
+    """Per level `[N, C, H, W]` -> `[N, C, L]`."""
     n, c = levels[0].shape[:2]
-    return jt.concat([x.reshape(n, c, -1) for x in levels], dim=2).permute(0, 2, 1)
+    return join([x.reshape(n, c, -1) for x in levels], dim=2)
+
+
+def select(x: jt.Var, channel: int) -> jt.Var:
+    """x[:, channel]: `[N, C, ...]` -> `[N, ...]`. Jittor's own has a gradient that is compiled anew for an N of 1."""
+    n, _, *rest = x.shape
+    return x.reindex([n, *rest], ["i0", str(channel), *(f"i{k + 1}" for k in range(len(rest)))])
+
+
+def variable(number: float) -> jt.Var:
+    """A `[1]` float32 that no kernel is compiled for, as Jittor does for 0, 1 and 2 when they are given as they are."""
+    return jt.array(np.array([number, 0], np.float32)).sum()
 
 
 def total(x: jt.Var) -> jt.Var:
@@ -153,12 +166,12 @@ def sigmoid_focal_loss(logits: jt.Var, positive: jt.Var) -> jt.Var:
 
 
 def iou_loss(given: jt.Var, wanted: jt.Var) -> jt.Var:
-    """-log((I + 1) / (U + 1)) of two boxes around the same location: distances `[..., 4]` -> `[...]`.
+    """-log((I + 1) / (U + 1)) of two boxes around the same location: distances `[N, 4, L]` -> `[N, L]`.
 
     I and U are areas of intersection and union in square pixels (no + 1 on the sides here, as released).
     """
-    left, top, right, bottom = [given[..., k] for k in range(4)]
-    wanted_left, wanted_top, wanted_right, wanted_bottom = [wanted[..., k] for k in range(4)]
+    left, top, right, bottom = [select(given, k) for k in range(4)]
+    wanted_left, wanted_top, wanted_right, wanted_bottom = [select(wanted, k) for k in range(4)]
     width = jt.minimum(left, wanted_left) + jt.minimum(right, wanted_right)
     height = jt.minimum(top, wanted_top) + jt.minimum(bottom, wanted_bottom)
     intersection = width * height

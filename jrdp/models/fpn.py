@@ -6,7 +6,7 @@ import jittor as jt
 from jittor import nn
 
 from jrdp.config import PyramidConfig
-from jrdp.models.layers import Conv, Stages, bilinear, keep
+from jrdp.models.layers import Conv, Stages, bilinear, keep, relu
 
 CHANNELS = 256
 LEVELS = (3, 4, 5, 6, 7)
@@ -22,7 +22,7 @@ class TopBlocks(nn.Module):
 
     def execute(self, p5: jt.Var) -> tuple[jt.Var, jt.Var]:
         p6 = self.p6(p5)
-        return p6, self.p7(nn.relu(p6))
+        return p6, self.p7(relu(p6))
 
 
 class FPN(nn.Module):

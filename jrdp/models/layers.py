@@ -1,11 +1,16 @@
 """The few layers that the network is built from, and how their weights start.
 
+Jittor compiles a kernel for each way in which shapes are broadcast, and a dimension of length 1 that is not stretched
+is another way than a longer one. So that no batch and no picture size compiles anything anew, what has one number a
+channel is broadcast over named dimensions (`per_channel`), and what depends on sizes is handed over in arrays.
+
 Every tensor is an attribute named as in the released checkpoints (`weight`, `bias`, ...). Initial weights are drawn
 from NumPy's global generator, which `jt.set_global_seed` seeds, so that they are the same on every device.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Callable, Dict, Optional
 
 import jittor as jt
@@ -95,7 +100,7 @@ class FrozenBatchNorm(nn.Module):
             self.running_var.assign(values.var((0, 2, 3)) + np.float32(1e-5))  # a dead channel has none
         scale = self.weight / jt.sqrt(self.running_var)
         shift = self.bias - self.running_mean * scale
-        return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+        return x * per_channel(scale, x) + per_channel(shift, x)
 
 
 class GroupNorm(nn.Module):
@@ -117,14 +122,55 @@ class GroupNorm(nn.Module):
         x = x - x.mean(dim=2, keepdims=True)
         variance = (x * x).mean(dim=2, keepdims=True)
         x = (x / jt.sqrt(variance + self.eps)).reshape(n, c, h, w)
-        return x * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
+        return x * per_channel(self.weight, x) + per_channel(self.bias, x)
+
+
+def per_channel(values: jt.Var, x: jt.Var) -> jt.Var:
+    """`values` `[C]` in the shape of x `[N, C, H, W]`."""
+    return values.broadcast(x, [0, 2, 3])
+
+
+def relu(x: jt.Var) -> jt.Var:
+    """max(x, 0) of `[N, C, H, W]`, C > 1. Jittor's own compares with a scalar, stretched another way when W is 1."""
+    return x * (x > per_channel(jt.zeros([x.shape[1]]), x))
+
+
+class ReLU(nn.Module):
+    def execute(self, x: jt.Var) -> jt.Var:
+        return relu(x)
 
 
 def bilinear(x: jt.Var, size: tuple[int, int]) -> jt.Var:
     """`[N, C, h, w]` -> `[N, C, *size]`, bilinear between pixel centres (align_corners=False), no antialiasing."""
-    if tuple(x.shape[2:]) == tuple(size):
-        return x
-    return nn.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    n, c, h, w = x.shape
+    shape = [n, c, *size]
+    (top, bottom), (share_top, share_bottom) = _between(h, size[0], shape, "i2")
+    (left, right), (share_left, share_right) = _between(w, size[1], shape, "i3")
+    corners = [
+        [x.reindex(shape, ["i0", "i1", "@e0(i2)", "@e1(i3)"], extras=[row, column]) for row in (top, bottom)]
+        for column in (left, right)
+    ]
+    at_left, at_right = [share_top * above + share_bottom * below for above, below in corners]
+    return at_left * share_left + at_right * share_right
+
+
+def _between(length: int, wanted: int, shape: list, index: str) -> tuple[list[jt.Var], list[jt.Var]]:
+    """The two pixels of `length` that each of `wanted` lies between, int32 `[wanted + 1]`, and their shares in `shape`.
+
+    The last entry of an array is not used: Jittor would take an array of one number for a constant of the kernel.
+    """
+    pixels, shares = _taps(length, wanted)
+    return [jt.array(p) for p in pixels], [jt.array(s).reindex(shape, [index]) for s in shares]
+
+
+@lru_cache(maxsize=1024)
+def _taps(length: int, wanted: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    scale = np.float32(length / wanted)
+    position = np.maximum(scale * (np.arange(wanted + 1, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    first = np.minimum(position.astype(np.int32), length - 1)
+    second = np.minimum(first + 1, length - 1)
+    share = np.minimum(position - first, np.float32(1))
+    return (first, second), (1 - share, share)
 
 
 def keep(stages: Stages, name: str, x: jt.Var) -> jt.Var:

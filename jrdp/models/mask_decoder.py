@@ -14,8 +14,8 @@ from jittor import nn
 from jrdp import boxes as box_ops
 from jrdp.config import MaskConfig
 from jrdp.models.fpn import CHANNELS, STRIDES
-from jrdp.models.layers import Conv, GroupNorm, Stages, bilinear, kaiming_normal_fan_out, keep
-from jrdp.ops import multilevel_roi_align, roi_align
+from jrdp.models.layers import Conv, GroupNorm, ReLU, Stages, bilinear, kaiming_normal_fan_out, keep, relu
+from jrdp.ops import join, multilevel_roi_align, roi_align
 
 DECODER_CHANNELS = 128
 SAMPLING_RATIO = 2
@@ -45,7 +45,7 @@ def conv_norm_relu(in_channels: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
         Conv(in_channels, DECODER_CHANNELS, kernel, bias=False, init=kaiming_normal_fan_out),
         GroupNorm(DECODER_CHANNELS),
-        nn.ReLU(),
+        ReLU(),
     )
 
 
@@ -119,7 +119,7 @@ class SingleLevelExtractor(nn.Module):
     def execute(self, features: list[jt.Var], rois: jt.Var, stages: Stages = None) -> jt.Var:
         x = keep(stages, "mask_roi", self._pool(features, rois.numpy()))
         for k, conv in enumerate((self.mask_fcn1, self.mask_fcn2, self.mask_fcn3, self.mask_fcn4), 1):
-            x = keep(stages, f"mask_conv_{k}", nn.relu(conv(x)))
+            x = keep(stages, f"mask_conv_{k}", relu(conv(x)))
         return x
 
     def _pool(self, features: list[jt.Var], rois: np.ndarray) -> jt.Var:
@@ -127,11 +127,11 @@ class SingleLevelExtractor(nn.Module):
         pooled, order = [], []
         for k, (x, stride) in enumerate(zip(features, STRIDES)):
             chosen = np.flatnonzero(levels == k + 3)
-            if len(chosen):
-                pooled.append(roi_align(x, jt.array(rois[chosen]), self.RESOLUTION, 1 / stride, SAMPLING_RATIO))
-                order.append(chosen)
-        back = np.argsort(np.concatenate(order)).astype(np.int32)
-        return jt.concat(pooled, dim=0)[jt.array(back)]
+            pooled.append(roi_align(x, jt.array(rois[chosen]), self.RESOLUTION, 1 / stride, SAMPLING_RATIO))
+            order.append(chosen)
+        together = join(pooled, dim=0)
+        back = np.append(np.argsort(np.concatenate(order)), 0).astype(np.int32)  # one more: see `layers.bilinear`
+        return together.reindex(together.shape, ["@e0(i0)", "i1", "i2", "i3"], extras=[jt.array(back)])
 
 
 def roi_levels(boxes: np.ndarray, coarsest: int = 7) -> np.ndarray:
@@ -154,4 +154,4 @@ class UpsamplingPredictor(nn.Module):
         self.mask_fcn_logits = Conv(CHANNELS, 2, 1, init=kaiming_normal_fan_out)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return self.mask_fcn_logits(nn.relu(self.conv5_mask(x)))
+        return self.mask_fcn_logits(relu(self.conv5_mask(x)))

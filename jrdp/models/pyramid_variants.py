@@ -13,7 +13,7 @@ from jittor import nn
 from jrdp.config import PyramidConfig
 from jrdp.errors import UserError
 from jrdp.models.fpn import CHANNELS, FPN
-from jrdp.models.layers import Conv, Stages, kaiming_normal_fan_out
+from jrdp.models.layers import Conv, Stages, kaiming_normal_fan_out, per_channel, relu
 
 BIFPN_EPSILON = 1e-4
 
@@ -46,7 +46,7 @@ class PathAggregation(FPN):
     def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
         path = [levels[0]]
         for level, down, out in zip(levels[1:], self.pa_down, self.pa_out):
-            path.append(nn.relu(out(nn.relu(down(path[-1])) + level)))
+            path.append(relu(out(relu(down(path[-1])) + level)))
         return path + levels[len(path) :]
 
 
@@ -65,7 +65,7 @@ class NasFpn(FPN):
 
     def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
         p3, p4, p5, p6, p7 = levels
-        cell = [lambda x, conv=conv: conv(nn.relu(x)) for conv in self.nas_cells]
+        cell = [lambda x, conv=conv: conv(relu(x)) for conv in self.nas_cells]
         inner4 = cell[0](_global_pooling(p6, p4, p4))
         middle4 = cell[1](inner4 + p4)
         out3 = cell[2](_at(middle4, p3) + p3)
@@ -79,7 +79,7 @@ class NasFpn(FPN):
 def _global_pooling(a: jt.Var, b: jt.Var, like: jt.Var) -> jt.Var:
     a, b = _at(a, like), _at(b, like)
     attention = jt.sigmoid(b.max(dim=3, keepdims=True).max(dim=2, keepdims=True))
-    return b + attention * a
+    return b + attention.reshape(b.shape[:2]).broadcast(b, [2, 3]) * a
 
 
 def _at(x: jt.Var, like: jt.Var) -> jt.Var:
@@ -152,5 +152,5 @@ class FastFusion(nn.Module):
     def execute(self, *maps: jt.Var) -> jt.Var:
         weight = nn.relu(self.weight)
         weight = weight / (weight.sum() + BIFPN_EPSILON)
-        x = sum(weight[k].reshape(1, 1, 1, 1) * x for k, x in enumerate(maps))
+        x = sum(per_channel(weight[k].broadcast([CHANNELS]), x) * x for k, x in enumerate(maps))
         return self.pointwise(self.depthwise(x * jt.sigmoid(x)))

@@ -11,7 +11,7 @@ from jittor import nn
 from jrdp import boxes as box_ops
 from jrdp.config import BackboneConfig, FcosConfig, MaskConfig, ModelConfig, PyramidConfig
 from jrdp.data.mask_targets import project_masks
-from jrdp.models.fcos import FcosHead, HeadOutput, LossCounts, bce_with_logits, fcos_losses, total
+from jrdp.models.fcos import FcosHead, HeadOutput, LossCounts, bce_with_logits, fcos_losses, select, total, variable
 from jrdp.models.fcos_decode import Detections, decode_vars
 from jrdp.models.fcos_targets import assign_targets, locations
 from jrdp.models.fpn import STRIDES
@@ -79,7 +79,9 @@ class RDPNet(nn.Module):
         counts = [len(batch), assigned.positive.sum(), assigned.centerness.sum(dtype=np.float64), masks.size]
         counts = LossCounts(*all_reduce(np.array(counts, np.float32)).tolist())
         losses = fcos_losses(output, assigned, counts)
-        losses["loss_mask"] = self._mask_loss(features, rois, masks, batch.sizes[0]) / (counts.mask_pixels or 1.0)
+        losses["loss_mask"] = self._mask_loss(features, rois, masks, batch.sizes[0]) / variable(
+            counts.mask_pixels or 1.0
+        )
         return losses
 
     def detect(self, batch: ImageBatch, stages: Stages = None) -> list[Instances]:
@@ -150,13 +152,14 @@ class RDPNet(nn.Module):
         The released code sends every proposal through the decoder and then leaves out all but the positive ones. Group
         norm works RoI by RoI, so the others change neither the loss nor a gradient: only positive ones come here.
         """
+        weight = 1.0
         if len(rois) == 0:
             # One RoI of weight zero, the whole first image, so that every parameter has a gradient, of zero.
             height, width = first_size
             rois = _rois(0, np.array([[0, 0, width - 1, height - 1]], np.float32))
-            return self.roi_heads.mask(features, jt.array(rois)).sum() * 0.0
-        logits = self.roi_heads.mask(features, jt.array(rois))[:, SALIENT]
-        return total(bce_with_logits(logits, jt.array(masks.astype(np.float32))))
+            weight, masks = 0.0, np.zeros((1, *masks.shape[1:]), np.float32)
+        logits = select(self.roi_heads.mask(features, jt.array(rois)), SALIENT)
+        return total(bce_with_logits(logits, jt.array(masks.astype(np.float32)))) * variable(weight)
 
 
 def match(truth: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import jittor as jt
 from jittor import nn
 
 from jrdp.config import BackboneConfig
-from jrdp.models.layers import Conv, FrozenBatchNorm, Stages, keep
+from jrdp.models.layers import Conv, FrozenBatchNorm, Stages, keep, relu
 
 OUT_CHANNELS = (256, 512, 1024, 2048)  # of C2, C3, C4, C5
 
@@ -34,7 +34,7 @@ class Stem(nn.Module):
         self.bn1 = FrozenBatchNorm(64)
 
     def execute(self, images: jt.Var) -> jt.Var:
-        x = nn.relu(self.bn1(self.conv1(images)))
+        x = relu(self.bn1(self.conv1(images)))
         return nn.max_pool2d(x, 3, 2, 1)
 
 
@@ -60,9 +60,9 @@ class Bottleneck(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = nn.relu(self.bn1(self.conv1(x)))
-        x = nn.relu(self.bn2(self.conv2(x)))
-        return nn.relu(self.bn3(self.conv3(x)) + shortcut)
+        x = relu(self.bn1(self.conv1(x)))
+        x = relu(self.bn2(self.conv2(x)))
+        return relu(self.bn3(self.conv3(x)) + shortcut)
 
 
 class ResNet(nn.Module):

@@ -1,9 +1,9 @@
 """The C++ headers of our own operators in one stable place, so that what was compiled from them can be found again.
 
-Jittor's key of a compiled operator contains the path of the headers it includes: included from the package itself, every
-virtual environment and every clone would compile all of them again. So they are copied under Jittor's cache folder, to a
-folder named after a digest of their contents, and included from there. An edited header gives another digest, hence
-another path and another operator.
+Jittor's key of a compiled operator contains the path of the headers it includes: included from the package itself,
+every virtual environment and every clone would compile all of them again. So they are copied under Jittor's cache
+folder, to a folder named after a digest of their contents, and included from there. An edited header gives another
+digest, hence another path and another operator.
 """
 
 from __future__ import annotations

@@ -56,7 +56,11 @@ def test_missing_and_altered_files_are_put_right(package):
 
 
 def test_several_processes_at_once(package):
-    source = f"from pathlib import Path; from jrdp.toolkit.headers import stable_headers; print(stable_headers(Path({str(package)!r})))"
+    source = f"""
+from pathlib import Path
+from jrdp.toolkit.headers import stable_headers
+print(stable_headers(Path({str(package)!r})))
+"""
     root = Path(jrdp.__file__).parent.parent
     command = [sys.executable, "-c", source]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(4)]
