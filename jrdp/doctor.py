@@ -73,8 +73,9 @@ def run_doctor(device: str = "auto", warm: bool = False) -> int:
         _attempt(report, name, lambda: check(chosen))
     if warm:
         report.title("Compiling ahead (a minute or two the first time)")
-        for name, step in doctor_checks.WARM_UP:
-            _attempt(report, name, step)
+        from jrdp.doctor_warm import warm_up
+
+        _attempt(report, "train and predict", lambda: warm_up(chosen))
     return _verdict(report, chosen)
 
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import tempfile
-from pathlib import Path
 
 import jittor as jt
 import numpy as np
 from jittor import nn
-
-import jrdp
 
 # float32 on a CPU; on a GPU cuDNN and cuBLAS may use TF32 (10 bits) for products, and kernels fast approximations.
 TOLERANCES = {"cpu": 1e-4, "cuda": 1e-2}
@@ -123,35 +117,6 @@ CHECKS = (
 
 # batch index, x1, y1, x2, y2: inside, over the border, smaller than a feature pixel
 _ROIS = np.array([[0, 3.1, 4.2, 25.7, 30.3], [1, -6, 10, 60, 21.5], [1, 12, 13, 13, 13.5]], np.float32)
-
-
-def warm_training() -> str:
-    """Train the default network for two small steps on the sample pictures, evaluate, and predict one of them."""
-    from jrdp.config import parse_config
-    from jrdp.data.sample import write_sample
-    from jrdp.engine.train import train
-
-    before = _kernels()
-    with tempfile.TemporaryDirectory(prefix="jrdp-warm-") as folder:
-        with contextlib.redirect_stdout(io.StringIO()):
-            write_sample(Path(folder) / "sample", seed=0)
-            sets = {part: [f"sample/imgs:sample/{part}.json"] for part in ("train", "val")}
-            values = {
-                "input": {"min_size": 96, "max_size": 128},
-                "data": {"root": folder, "train": sets["train"], "test": sets["val"], "workers": 0},
-                "solver": {"max_iterations": 2, "batch_size": 2},
-            }
-            train(parse_config(values, "the warm-up"), Path(folder) / "run")
-            picture = sorted((Path(folder) / "sample" / "imgs").iterdir())[0]
-            jrdp.load(Path(folder) / "run" / "final.safetensors").predict(picture)
-    return f"{_kernels() - before} kernels compiled"
-
-
-WARM_UP = (("train and predict", warm_training),)
-
-
-def _kernels() -> int:
-    return sum(1 for _ in (Path(jt.flags.cache_path) / "jit").glob("*.so"))
 
 
 def _random(seed: int, *shape: int) -> np.ndarray:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import numpy as np
 import pytest
 
@@ -86,3 +89,36 @@ def test_texts_for_an_unknown_machine(monkeypatch):
     monkeypatch.setattr(doctor.os, "sysconf", lambda name: (_ for _ in ()).throw(ValueError(name)))
     assert doctor._memory() == "memory unknown"
     assert doctor._first_line("/nowhere/g++", "--version") == "does not run"
+
+
+def test_what_warming_up_says(checks, capfd, monkeypatch):
+    import jittor as jt
+
+    from jrdp import doctor_warm
+
+    def compute(folder, device):
+        assert folder.is_dir() and device == "cpu"
+        print("a line of the training")
+        os.write(2, b"Compiling Operators(1/2)")
+        # a kernel that nothing else loads: 13 sums
+        jt.fetch_sync([sum((jt.ones((3, k + 2)) * 1.25 - 0.75).sum() for k in range(13))])
+
+    monkeypatch.setattr(doctor_warm, "_train_and_predict", compute)
+    first, second = doctor_warm.warm_up("cpu"), doctor_warm.warm_up("cpu")
+    assert re.fullmatch(r"[1-9]\d* kernels compiled, \d+ were there|nothing to compile: all [1-9]\d* kernels .*", first)
+    assert second == "nothing to compile: all 0 kernels are there"  # this process has loaded them
+    os.write(2, b"after")
+    assert capfd.readouterr() == ("", "after")  # no terminal, no bar
+
+
+def test_a_failing_warm_up_gives_stderr_back(checks, capfd, monkeypatch):
+    from jrdp import doctor_warm
+
+    def fail(folder, device):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(doctor_warm, "_train_and_predict", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        doctor_warm.warm_up("cpu")
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after"
