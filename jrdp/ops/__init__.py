@@ -1,4 +1,4 @@
-"""The operators that Jittor lacks: RoIAlign, NMS, mask pasting, concatenation for any shape, FCOS' decoding on a GPU."""
+"""The operators that Jittor lacks: RoIAlign, NMS, mask pasting, joining maps of any shape, decoding on a GPU."""
 
 from .decoding import Limits, decode_on_device
 from .joining import join
