@@ -1,0 +1,91 @@
+"""Group normalisation against NumPy in float64, value and gradients, on the CPU and with the CUDA kernels in the shim."""
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jrdp.ops import group_norm
+from jrdp.ops.normalization import KERNELS
+
+EPS = 1e-5
+
+
+def reference(x, weight, bias, dy, groups):
+    """The result and the three gradients of sum(dy * y), in float64."""
+    x, weight, bias, dy = (array.astype(np.float64) for array in (x, weight, bias, dy))
+    n, c, h, w = x.shape
+    split = x.reshape(n, groups, -1)
+    mean, variance = split.mean(axis=2, keepdims=True), split.var(axis=2, keepdims=True)
+    scale = 1 / np.sqrt(variance + EPS)
+    normal = ((split - mean) * scale).reshape(x.shape)
+    per_channel = (slice(None), None, None)
+    y = normal * weight[per_channel] + bias[per_channel]
+    given = (dy * weight[per_channel]).reshape(n, groups, -1)
+    along = normal.reshape(n, groups, -1)
+    dx = scale * (given - given.mean(axis=2, keepdims=True) - along * (given * along).mean(axis=2, keepdims=True))
+    return y, dx.reshape(x.shape), (dy * normal).sum((0, 2, 3)), dy.sum((0, 2, 3))
+
+
+def run(x, weight, bias, dy, groups, kernels):
+    variables = [jt.array(array) for array in (x, weight, bias)]
+    y = group_norm(*variables, groups, EPS, kernels)
+    gradients = jt.grad((y * jt.array(dy)).sum(), variables)
+    return [value.numpy() for value in (y, *gradients)]
+
+
+def numbers(shape, mean=0.0, spread=1.0):
+    random = np.random.default_rng(sum(shape))
+    x = (mean + spread * random.standard_normal(shape)).astype(np.float32)
+    weight, bias = (random.standard_normal(shape[1]).astype(np.float32) for _ in range(2))
+    return x, weight, bias, random.standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture(params=["cpu", "shim"])
+def kernels(request):
+    return KERNELS if request.param == "cpu" else KERNELS.shimmed()
+
+
+@pytest.mark.parametrize(
+    "shape, groups", [((2, 8, 5, 7), 4), ((1, 32, 1, 1), 8), ((3, 6, 1, 9), 1), ((2, 5, 3, 3), 5), ((1, 4, 40, 33), 2)]
+)
+def test_equals_the_reference(shape, groups, kernels):
+    given = numbers(shape)
+    for found, expected in zip(run(*given, groups, kernels), reference(*given, groups)):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * max(np.abs(expected).max(), 1))
+
+
+def test_a_mean_that_is_large_against_the_spread(kernels):
+    given = numbers((2, 8, 6, 7), mean=100.0, spread=0.01)
+    found, expected = run(*given, 4, kernels), reference(*given, 4)
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=2e-3)
+    naive = given[0].reshape(2, 4, -1)
+    variance = (naive * naive).mean(axis=2) - naive.mean(axis=2) ** 2
+    assert np.abs(variance - naive.var(axis=2)).max() > 1e-4  # as E[x^2] - E[x]^2 the spread is lost
+
+
+def test_no_spread_at_all(kernels):
+    x, weight, bias, dy = numbers((1, 4, 3, 3))
+    y = run(np.full_like(x, 7.25), weight, bias, dy, 2, kernels)[0]
+    np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None, None], x.shape))
+
+
+def test_no_image(kernels):
+    y, dx, dweight, dbias = run(*numbers((0, 4, 3, 3)), 2, kernels)
+    assert y.shape == dx.shape == (0, 4, 3, 3)
+    assert not dweight.any() and not dbias.any()
+
+
+def test_another_eps_would_be_noticed(kernels):
+    given = numbers((2, 8, 5, 7), spread=0.01)
+    wrong = reference(*given, 4)[0] * 1.01
+    assert np.abs(run(*given, 4, kernels)[0] - wrong).max() > 1e-3
+
+
+def test_bad_arguments():
+    x, ones = jt.ones((1, 6, 2, 2)), jt.ones(6)
+    with pytest.raises(ValueError, match="groups: 4 does not divide 6 channels"):
+        group_norm(x, ones, ones, 4)
+    with pytest.raises(ValueError, match=r"bias: expected float32 \[6\], got float32 \[5\]"):
+        group_norm(x, ones, jt.ones(5), 3)
+    with pytest.raises(ValueError, match=r"x: expected float32 \[N, C, H, W\]"):
+        group_norm(ones, ones, ones, 3)
