@@ -20,6 +20,8 @@ data_app = typer.Typer(help="Verify, describe and make datasets; fetch ImageNet 
 app.add_typer(data_app, name="data")
 app.add_typer(comparison.app, name="compare")
 
+INTERRUPTED = 130  # the exit code that typer gives to Ctrl-C, without a word
+
 ConfigOption = typer.Option(
     None, "--config", help="YAML configuration; default: the one stored in the weights, or configs/r50_isod.yaml's."
 )
@@ -313,9 +315,10 @@ def main() -> None:
     except UserError as error:
         print(f"jrdp: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("jrdp: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("jrdp: interrupted", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -354,7 +354,7 @@ def _quiet_import() -> Iterator[None]:
         if failure is None or isinstance(failure, KeyboardInterrupt):
             os.unlink(log_name)
     if isinstance(failure, KeyboardInterrupt):
-        print("jrdp: interrupted while Jittor was imported; a compile continues where it stopped", file=sys.stderr)
+        print("jrdp: stopped while Jittor was imported; a compile of it will go on where it was", file=sys.stderr)
         raise failure
     if failure is not None:
         lines = [line.strip() for line in str(failure).splitlines() if line.strip()] or [type(failure).__name__]

@@ -216,7 +216,7 @@ def test_an_interrupted_import_says_so(capfd):
             os.write(1, b"noise\n")
             raise KeyboardInterrupt
     out, err = capfd.readouterr()
-    assert out == "" and err.startswith("jrdp: interrupted while Jittor was imported") and err.count("\n") == 1
+    assert out == "" and err.startswith("jrdp: stopped while Jittor was imported") and err.count("\n") == 1
 
 
 class Clock:
