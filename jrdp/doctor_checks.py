@@ -91,6 +91,44 @@ def check_nms(device: str) -> str:
     return f"keeps the same {len(expected)} of 60 boxes as NumPy"
 
 
+def check_group_norm(device: str) -> str:
+    from jrdp.ops import group_norm
+
+    x, weight, bias, g = _random(13, 2, 6, 4, 5) + 10, _random(14, 6), _random(15, 6), _random(16, 2, 6, 4, 5)
+    variable = jt.array(x)
+    y = group_norm(variable, jt.array(weight), jt.array(bias), 3)
+    (dx,) = jt.grad((y * jt.array(g)).sum(), [variable])
+    groups = x.astype(np.float64).reshape(2, 3, -1)
+    scale = 1 / np.sqrt(groups.var(2, keepdims=True) + 1e-5)
+    normal = (groups - groups.mean(2, keepdims=True)) * scale
+    _compare(device, y, normal.reshape(x.shape) * weight[:, None, None] + bias[:, None, None])
+    given = (g * weight[:, None, None]).reshape(2, 3, -1)
+    along = normal * (given * normal).mean(2, keepdims=True)
+    _compare(device, dx, (scale * (given - given.mean(2, keepdims=True) - along)).reshape(x.shape))
+    return "forward and gradient equal NumPy"
+
+
+def check_join(device: str) -> str:
+    from jrdp.ops import join
+
+    parts = [_random(17, 2, 3, 4), _random(18, 2, 1, 4)]
+    return _compare(device, join([jt.array(part) for part in parts], dim=1), np.concatenate(parts, axis=1))
+
+
+def check_decoding(device: str) -> str:
+    from jrdp.config import FcosConfig
+    from jrdp.models.fcos_decode import decode, decode_vars
+
+    sizes = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+    answers = [[_random(k, 1, channels, *size) for k, size in enumerate(sizes)] for channels in (1, 4, 1)]
+    answers[1] = [np.exp(3 + level) for level in answers[1]]
+    (found,) = decode_vars(*[[jt.array(level) for level in part] for part in answers], [(96, 128)], FcosConfig())
+    (expected,) = decode(*answers, [(96, 128)], FcosConfig())
+    if not np.array_equal(found.boxes, expected.boxes) or abs(found.scores - expected.scores).max() > 1e-6:
+        raise ArithmeticError(f"{len(found.boxes)} boxes that differ from NumPy's {len(expected.boxes)}")
+    return f"the same {len(found.boxes)} boxes as NumPy" if device == "cuda" else f"{len(found.boxes)} boxes, by NumPy"
+
+
 def check_paste_masks(device: str) -> str:
     from jrdp.ops import paste_masks
 
@@ -111,7 +149,10 @@ CHECKS = (
     ("softmax, where", check_selection),
     ("roi_align", check_roi_align),
     ("multilevel_roi_align", check_multilevel_roi_align),
+    ("group_norm", check_group_norm),
+    ("join", check_join),
     ("nms", check_nms),
+    ("decoding", check_decoding),
     ("paste_masks", check_paste_masks),
 )
 
