@@ -305,5 +305,7 @@ def _as_picture(picture: np.ndarray) -> np.ndarray:
 
 
 def _write(image: Image.Image, path: Path, file_format: str) -> None:
+    # The usual level of PNG, 6, takes three times as long for files that are 3 % smaller.
+    options = {"compress_level": 2} if file_format == "PNG" else {}
     with atomic_write(path) as stream:
-        image.save(stream, file_format)
+        image.save(stream, file_format, **options)
