@@ -3,7 +3,7 @@
 #
 #   bash scripts/quickstart.sh [FOLDER]      results go to FOLDER, default: quickstart_out/ in the clone
 #
-# 10 to 12 minutes on two cores; most of that is Jittor compiling itself, once per machine. PYTHON=... names an interpreter.
+# 8 to 12 minutes on two cores; most of that is Jittor compiling itself, once per machine. PYTHON=... names an interpreter.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
