@@ -1,4 +1,7 @@
 // Copies between a matrix and a part of its columns, in CUDA: one element a thread, neighbours beside each other.
+//
+// Floor, the largest in the network at 320x480 (P4's five maps of 256 channels, 20x30 pixels, are 3 MB): each byte read and
+// written once, 2 us on an H100; the launches, one a part, take longer, about 3 us each. Derived, not measured.
 #pragma once
 #include "cuda_launch.h"
 
