@@ -258,21 +258,23 @@ def test_a_slow_look_at_what_is_compiled_already_is_no_compile(tmp_path, capfd, 
     assert line.startswith("waiting for Jittor")
 
 
+def _pretend_jittor(init: str) -> str:
+    """Code that makes a package jittor with that `__init__.py` beside where it runs, and puts it on the path."""
+    return f"""
+import sys
+from pathlib import Path
+site = Path("site")
+for package, text in (("jittor", {init!r}), ("jittor_utils", "")):
+    (site / package).mkdir(parents=True)
+    (site / package / "__init__.py").write_text(text)
+sys.path.insert(0, str(site.absolute()))
+"""
+
+
 def test_whoever_imports_jittor_gets_stable_kernels_and_pythons_signals(tmp_path):
     """Not only `start`: `import jittor` after `import jrdp` too. A pretend Jittor stands in."""
     code = """
-import signal, sys
-from pathlib import Path
-site = Path("site")
-for package in ("jittor", "jittor_utils"):
-    (site / package).mkdir(parents=True)
-    (site / package / "__init__.py").write_text("")
-(site / "jittor" / "__init__.py").write_text(
-    "import signal, subprocess, sys, types; signal.signal(signal.SIGINT, signal.SIG_IGN)\\n"
-    "flags = types.SimpleNamespace(python_path='venv/python')\\n"
-    "asked = subprocess.check_output([sys.executable, '-c', 'import jittor_utils; print(jittor_utils.__file__)'], text=True)"
-)
-sys.path.insert(0, str(site.absolute()))
+import signal
 import jrdp, jittor, os
 assert os.environ["PYTHONPATH"] == ROOT
 assert jittor.asked.startswith(str(Path.home() / ".cache/jittor/jrdp/jittor-")), jittor.asked
@@ -280,25 +282,25 @@ assert Path(jittor.__file__).parent.parent.parent == Path.home() / ".cache/jitto
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 print(jittor.flags.python_path)
 """
-    script = _fresh(code.replace("ROOT", repr(str(ROOT))), tmp_path)
+    init = """
+import signal, subprocess, sys, types; signal.signal(signal.SIGINT, signal.SIG_IGN)
+flags = types.SimpleNamespace(python_path='venv/python')
+asked = subprocess.check_output([sys.executable, '-c', 'import jittor_utils; print(jittor_utils.__file__)'], text=True)
+"""
+    script = _fresh(_pretend_jittor(init) + code.replace("ROOT", repr(str(ROOT))), tmp_path)
     assert Path(script).parent == tmp_path / ".cache" / "jittor" / "jrdp"
     told = subprocess.run([script, "-c", "import jittor_utils; print(jittor_utils.__file__)"], capture_output=True, text=True)
     assert told.stdout.startswith(str(tmp_path / ".cache" / "jittor" / "jrdp" / "jittor-1.3.11.0-")), told.stderr
 
 
-PRETEND_GPU = """
-import dataclasses, os, subprocess, sys
-from pathlib import Path
-site = Path("site")
-for package in ("jittor", "jittor_utils"):
-    (site / package).mkdir(parents=True)
-    (site / package / "__init__.py").write_text("")
-(site / "jittor" / "__init__.py").write_text(
-    "import os, types\\n"
-    "flags = types.SimpleNamespace(python_path='', log_silent=0, use_cuda=0)\\n"
-    "has_cuda, saw = 1, os.environ.get('NVIDIA_TF32_OVERRIDE')"
-)
-sys.path.insert(0, str(site.absolute()))
+PRETEND_GPU = _pretend_jittor(
+    """
+import os, types
+flags = types.SimpleNamespace(python_path='', log_silent=0, use_cuda=0)
+has_cuda, saw = 1, os.environ.get('NVIDIA_TF32_OVERRIDE')
+"""
+) + """
+import dataclasses, os, subprocess
 from jrdp import runtime
 from jrdp.errors import UserError
 runtime._setup = dataclasses.replace(runtime.prepare(), problems=(), cuda=runtime.CudaChoice(True, "pretend"))

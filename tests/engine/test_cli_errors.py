@@ -35,13 +35,6 @@ def sample(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory, seeded):
-    path = tmp_path_factory.mktemp("cli-weights") / "r50.safetensors"
-    save_file(seeded("r50"), str(path))
-    return path
-
-
 def refused(result, *words):
     code, error = result
     lines = [line for line in error.splitlines() if line.strip()]

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import save_file
 
 from jrdp import cli, runtime
 from jrdp.data.sample import write_sample
@@ -32,13 +31,6 @@ def quiet_machine(monkeypatch):
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory, seeded):
-    path = tmp_path_factory.mktemp("jobs-weights") / "r50.safetensors"
-    save_file(seeded("r50"), str(path))
-    return path
 
 
 @pytest.fixture(scope="module")

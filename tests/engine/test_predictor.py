@@ -6,19 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
-from safetensors.numpy import save_file
 
 import jrdp
 from jrdp.engine.pictures import list_pictures, output_names
 from jrdp.engine.predict import coco_results, predict_files
 from jrdp.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def weights(seeded, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "r50.safetensors"
-    save_file(seeded("r50"), str(path))
-    return path
 
 
 @pytest.fixture(scope="module")

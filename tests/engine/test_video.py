@@ -5,7 +5,6 @@ import json
 import cv2
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 import jrdp
 from jrdp.engine.pictures import split_videos
@@ -14,10 +13,8 @@ from jrdp.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def model(seeded, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "r50.safetensors"
-    save_file(seeded("r50"), str(path))
-    return jrdp.load(path, device="cpu", overrides=["input.min_size=64", "input.max_size=96"])
+def model(weights):
+    return jrdp.load(weights, device="cpu", overrides=["input.min_size=64", "input.max_size=96"])
 
 
 @pytest.fixture
