@@ -6,13 +6,10 @@ Imports no Jittor: with several jobs (`jrdp.engine.jobs`) this runs in a process
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import tempfile
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Callable, Iterable, Iterator, NamedTuple, Optional
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, NamedTuple, Optional
 
 from PIL import Image
 from tqdm import tqdm
@@ -88,32 +85,19 @@ def collect(outcomes: Iterable[Outcome], total: int, out: Path) -> list[str]:
         the messages of the pictures that failed.
     """
     failed, detections = [], 0
-    with _spool(out) as spool:
-        spool.write(b"[")
+    with atomic_write(out / "predictions.json") as stream:  # as they come: memory would not hold a large folder's
+        stream.write(b"[")
         for results, problem in tqdm(outcomes, total=total, unit="picture", disable=None):
             if problem is not None:
                 failed.append(problem)
                 tqdm.write(f"jrdp: skipped: {problem}", file=sys.stderr)
             for entry in results:
                 separator = ", " if detections else ""
-                spool.write(f"{separator}{json.dumps(entry, allow_nan=False)}".encode())
+                stream.write(f"{separator}{json.dumps(entry, allow_nan=False)}".encode())
                 detections += 1
-        spool.write(b"]\n")
-        spool.seek(0)
-        with atomic_write(out / "predictions.json") as stream:
-            shutil.copyfileobj(spool, stream)
+        stream.write(b"]\n")
     print(f"{total - len(failed)} of {total} pictures, {detections} detections: {out}")
     return failed
-
-
-@contextmanager
-def _spool(folder: Path) -> Iterator[BinaryIO]:
-    """A file without a name in `folder`, which vanishes with this process: memory would not hold a large folder's."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as spool:
-            yield spool
-    except OSError as error:
-        raise UserError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
 
 
 def coco_results(prediction: Prediction, image_id: int, file_name: str) -> list[dict]:
