@@ -15,6 +15,7 @@ import jittor as jt
 from tqdm import tqdm
 
 import jrdp
+from jrdp.toolkit.cache import loaded_kernels
 
 KERNELS = 145  # about how many the steps below load, for the length of the progress bar
 
@@ -57,12 +58,11 @@ def _train_and_predict(folder: Path, device: str) -> None:
 
 
 def _loaded() -> set[str]:
-    """The kernels that this process has loaded: files of Jittor's cache (where that is not told, all that it has)."""
+    """The kernels that this process has loaded; where that is not told, all of the cache."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        return loaded_kernels()
     except OSError:
-        return {str(path) for path in (Path(jt.flags.cache_path) / "jit").glob("*_op.so")}
-    return {line.split(maxsplit=5)[-1] for line in lines if "/jit/" in line and line.endswith("_op.so")}
+        return {str(path) for path in (Path(jt.flags.cache_path) / "jit").glob("*.so")}
 
 
 @contextlib.contextmanager

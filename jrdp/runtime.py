@@ -172,7 +172,6 @@ class _JittorFinder(importlib.abc.MetaPathFinder):
             # Threads that compile kernels at once. Where they replace convolutions they change, without a lock, what they
             # share: the more of them start together, the likelier one crashes. More than cores would gain nothing.
             module.flags.use_parallel_op_compiler = max(1, min(_COMPILERS, cores()))
-            _take_signals_back()
             _die_of_crashes()
 
         spec.loader.exec_module = execute_and_adjust

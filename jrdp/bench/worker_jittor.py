@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 
 from jrdp import runtime
@@ -12,6 +9,7 @@ from jrdp.comparison.exchange import load_arrays, load_batch
 from jrdp.comparison.worker import peak_memory_mb, serve
 from jrdp.comparison.worker_jittor import JittorBackend
 from jrdp.config import parse_config
+from jrdp.toolkit.cache import loaded_kernels
 
 
 class JittorBench(JittorBackend):
@@ -77,9 +75,8 @@ class JittorBench(JittorBackend):
         assign_state(network, load_arrays(state))
         network = for_prediction(network, settings)
         found = _predict(SalientInstanceModel(network, settings), picture)
-        libraries = re.findall(r"\S+/jit/\S+\.so", Path("/proc/self/maps").read_text(encoding="utf-8"))
         packed = network.packed_bytes / 2**20 if engine == "fast" else None
-        return {"peak_mib": peak_memory_mb(), "packed_mib": packed, "kernels": len(set(libraries)), "found": len(found)}
+        return {"peak_mib": peak_memory_mb(), "packed_mib": packed, "kernels": len(loaded_kernels()), "found": len(found)}
 
 
 def _read(picture: str, config) -> np.ndarray:

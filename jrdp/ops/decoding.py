@@ -59,22 +59,21 @@ def decode_on_device(
     areas = [level.shape[2] * level.shape[3] for level in logits]
     capacity = sum(min(area, limits.per_level) for area in areas)
     words = (capacity + 63) // 64
-    shapes = {
+    shapes = {  # in the order of `decode_run`'s arguments
         "boxes": [images, capacity, 4],
         "scores": [images, capacity],
         "status": [images, 2],
         "answers": [2, images, sum(areas)],
         "candidates": [images, capacity, 5],
         "sorted": [images, capacity, 5],
-        # 64-bit words in the floats' memory: a Var of float32 is aligned for them, and its type does not matter.
-        "mask": [images, (capacity + 1) * words * 2],
         "largest": [levels],
         "counts": [images],
         "keep": [images, capacity],
         "order": [images, capacity],
         "flags": [images, capacity],
+        "mask": [images, (capacity + 1) * words * 2],
     }
-    integers = {"status", "largest", "counts", "keep", "order", "flags"}
+    integers = {"status", "largest", "counts", "keep", "order", "flags", "mask"}
     data = {
         "threshold": limits.threshold,
         "per_level": limits.per_level,
@@ -84,7 +83,7 @@ def decode_on_device(
         **{f"stride{level}": stride for level, stride in enumerate(strides)},
     }
     boxes, scores, status, *_ = kernels.run(
-        _source(levels, list(shapes)),
+        _source(levels, len(shapes)),
         [jt.array(sizes), *logits, *distances, *centerness],
         list(shapes.values()),
         ["int32" if name in integers else "float32" for name in shapes],
@@ -93,7 +92,7 @@ def decode_on_device(
     return boxes, scores, status
 
 
-def _source(levels: int, outputs: list[str]) -> str:
+def _source(levels: int, outputs: int) -> str:
     """C++ that collects the levels and runs the kernels: input 0 is `sizes`, then logits, distances, centerness."""
     lines = ["DecodeLevels levels = decode_levels(in0_shape0);"]
     for level in range(levels):
@@ -102,9 +101,7 @@ def _source(levels: int, outputs: list[str]) -> str:
             f"decode_add_level(levels, {logit}_p, {distance}_p, {center}_p, {logit}_shape2, {logit}_shape3, "
             f'data["stride{level}"]);'
         )
-    names = {name: f"out{index}_p" for index, name in enumerate(outputs)}
-    order = ("boxes", "scores", "status", "answers", "candidates", "sorted", "largest", "counts", "keep", "order", "flags")
-    pointers = ", ".join([*(names[name] for name in order), f"(int*){names['mask']}"])
+    pointers = ", ".join(f"out{index}_p" for index in range(outputs))
     lines.append(
         'decode_run(levels, in0_p, data["threshold"], (int)data["per_level"], data["overlap"], '
         f'(int)data["per_image"], (int)data["capacity"], {pointers});'

@@ -35,6 +35,12 @@ def own_folder() -> Path:
     return cache_root() / "jrdp"
 
 
+def loaded_kernels() -> set[str]:
+    """The kernels that this process has loaded, files of Jittor's cache. Raises `OSError` where the system does not tell."""
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return {line.split(maxsplit=5)[-1] for line in lines if "/jit/" in line and line.endswith(".so")}
+
+
 def fingerprint(*parts: object) -> str:
     """Eight hexadecimal digits that change when any of `parts` does."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:8]

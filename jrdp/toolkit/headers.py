@@ -8,10 +8,9 @@ digest, hence another path and another operator.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from jrdp.toolkit.cache import build_folder, own_folder, replace_file
+from jrdp.toolkit.cache import build_folder, fingerprint, own_folder, replace_file
 
 
 def stable_headers(folder: Path) -> Path:
@@ -20,10 +19,8 @@ def stable_headers(folder: Path) -> Path:
     A copy that exists is compared with `folder`; what is missing from it or was changed in it is put right.
     """
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()) if path.is_file()}
-    digest = hashlib.sha256()
-    for name, text in texts.items():
-        digest.update(f"{name}\0{len(text)}\0{text}".encode())
-    target = own_folder() / f"headers-{folder.parent.name}-{digest.hexdigest()[:16]}"
+    digest = fingerprint(*(part for item in texts.items() for part in item))
+    target = own_folder() / f"headers-{folder.parent.name}-{digest}"
     build_folder(target, lambda new: _write(new, texts))
     _write(target, texts)
     return target
