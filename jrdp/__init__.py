@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pathlib
 
-from jrdp import runtime
+from jrdp.machine import runtime
 
 __version__ = "0.1.0"
 

@@ -42,7 +42,7 @@ def doctor(
     warm: bool = typer.Option(False, "--warm", help="Compile ahead what prediction and training need."),
 ) -> None:
     """Print versions, compiler, oneDNN, CUDA and GPU; try a convolution and each op; say what to fix."""
-    from jrdp.doctor import run_doctor
+    from jrdp.doctor.report import run_doctor
 
     raise typer.Exit(run_doctor(device=device, warm=warm))
 
@@ -58,7 +58,7 @@ def train(
     seed: Optional[int] = typer.Option(None, "--seed", help="Random seed (train.seed)."),
 ) -> None:
     """Train; writes config.yaml, log.jsonl, curves.png, last and final weights, and the test results to OUT."""
-    from jrdp import runtime
+    from jrdp.machine import runtime
     from jrdp.config import load_config
 
     base = None
@@ -87,7 +87,8 @@ def test(
     jobs: int = JobsOption,
 ) -> None:
     """Detect on the test sets (data.test) and evaluate; writes bbox.json, segm.json, metrics.json, pr_curves.png."""
-    from jrdp import interchange, runtime
+    from jrdp import interchange
+    from jrdp.machine import runtime
     from jrdp.data.catalog import load_dataset
     from jrdp.engine.evaluate import batches_of, evaluate_datasets
     from jrdp.engine.weights import config_of
@@ -175,8 +176,8 @@ def analyze(
     iou_type: str = typer.Option("segm", "--iou-type", help="segm or bbox."),
 ) -> None:
     """Analyse result files of any system: curves, error classes and their cost, tables, gallery; report.html."""
-    from jrdp.evaluation.analyze import analyze as run
-    from jrdp.evaluation.analyze import format_comparison
+    from jrdp.analysis.analyze import analyze as run
+    from jrdp.analysis.analyze import format_comparison
 
     runs = {}
     for entry in compare:
@@ -207,20 +208,20 @@ def bench(
 ) -> None:
     """Time operators, stages, network, end to end and a training step, in turn with the PyTorch twin; bench.json."""
     if cost:
-        from jrdp import runtime
+        from jrdp.machine import runtime
         from jrdp.config import load_config
         from jrdp.files import make_folder, write_json
 
         model = load_config(config, settings).model
         make_folder(out)
         runtime.start("cpu", seed=0)
-        from jrdp.bench.cost import cost_table, count_cost
+        from jrdp.comparison.timing.cost import cost_table, count_cost
 
         costs = count_cost(model)
         write_json(out / "cost.json", [asdict(entry) for entry in costs], indent=1)
         print(cost_table(costs))
         return
-    from jrdp.bench.run import BenchOptions, run_bench
+    from jrdp.comparison.timing.bench import BenchOptions, run_bench
 
     run_bench(
         BenchOptions(config, settings, weights, picture, twin_python, compiled, threads, rounds, engine, training), out
@@ -235,7 +236,7 @@ def data_check(
 ) -> None:
     """Verify datasets on disk and name each broken file or annotation; exit code 1 when there are any."""
     from jrdp.config import load_config
-    from jrdp.data import check
+    from jrdp.dataset_tools import check
 
     reports = [check.check_dataset(name, load_config(config, settings).data.root) for name in names]
     for report in reports:
@@ -252,7 +253,7 @@ def data_stats(
 ) -> None:
     """Instances per picture, sizes and aspect ratios of datasets."""
     from jrdp.config import load_config
-    from jrdp.data.stats import dataset_statistics
+    from jrdp.dataset_tools.stats import dataset_statistics
     from jrdp.files import make_folder, write_json
 
     root = load_config(config, settings).data.root
@@ -275,7 +276,7 @@ def data_convert(
     variable: Optional[str] = typer.Option(None, "--variable", help="The .mat variable that holds the instances."),
 ) -> None:
     """Turn instance maps into a COCO json."""
-    from jrdp.data.instance_maps import convert_instance_maps
+    from jrdp.dataset_tools.instance_maps import convert_instance_maps
 
     if segmentation not in ("rle", "polygons"):
         raise UserError(f"--segmentation {segmentation!r} is not rle or polygons")
@@ -290,7 +291,7 @@ def data_sample(
     seed: int = typer.Option(0, "--seed", help="Another seed gives other pictures."),
 ) -> None:
     """Write the embedded sample set to DIR: generated pictures with exact masks, no download."""
-    from jrdp.data.sample import write_sample
+    from jrdp.dataset_tools.sample import write_sample
 
     print(write_sample(directory, train=train, val=val, seed=seed))
 

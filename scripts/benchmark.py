@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jrdp.bench.run import BenchOptions, run_bench
+from jrdp.comparison.timing.bench import BenchOptions, run_bench
 from jrdp.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""Helpers of gpu_check.sh, with nothing but Python's library and `jrdp.toolkit`: run them from the clone's root.
+"""Helpers of gpu_check.sh, with nothing but Python's library and `jrdp.machine`: run them from the clone's root.
 
     gpu_check.py gpu                             exit code 1 and the reason, when there is no usable NVIDIA GPU
     gpu_check.py pieces FOLDER MIB               move the wheels in FOLDER/new into FOLDER/1, /2, ... of at most MIB
@@ -26,7 +26,7 @@ SETTINGS = (
 
 
 def gpu() -> None:
-    from jrdp.toolkit.driver import read_driver
+    from jrdp.machine.driver import read_driver
 
     driver = read_driver()
     if not driver.usable:

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-import jrdp  # makes Jittor importable before any test imports it
+from jrdp.machine import runtime  # importing jrdp makes Jittor importable before any test imports it
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items):
     """Skip what is marked `gpu` where Jittor cannot use one, with the reason."""
-    cuda = jrdp.runtime.prepare().cuda
+    cuda = runtime.prepare().cuda
     if not cuda.usable:
         skip = pytest.mark.skip(reason=f"needs a GPU that Jittor can use: {cuda.reason}")
         for item in items:

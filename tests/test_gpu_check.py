@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jrdp.toolkit.driver import read_driver
+from jrdp.machine.driver import read_driver
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "gpu_check.sh"

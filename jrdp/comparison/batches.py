@@ -9,7 +9,7 @@ from jrdp.comparison.exchange import save_batch
 from jrdp.config import Config
 from jrdp.data.catalog import load_dataset
 from jrdp.data.loader import TrainLoader
-from jrdp.data.sample import write_sample
+from jrdp.dataset_tools.sample import write_sample
 
 SAMPLE = "sample"  # the embedded generated pictures
 

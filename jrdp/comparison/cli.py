@@ -192,7 +192,7 @@ def speed(
     most: Optional[float] = typer.Option(None, "--most", help="Fail when the network's ratio is above this."),
 ) -> None:
     """Both frameworks in turn in one run on the same device, part by part: medians, ratios, spread, memory."""
-    from jrdp.comparison.speed import compare_speed
+    from jrdp.comparison.timing.speed import compare_speed
 
     options = Options(
         config, settings, weights, None, twin_python, device, threads, seed, engine=engine, tf32=tf32

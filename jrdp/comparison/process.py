@@ -14,8 +14,8 @@ from jrdp.errors import UserError
 MODULES = {
     "jittor": "jrdp.comparison.worker_jittor",
     "torch": "jrdp.comparison.worker_torch",
-    "jittor-bench": "jrdp.bench.worker_jittor",
-    "torch-bench": "jrdp.bench.worker_torch",
+    "jittor-bench": "jrdp.comparison.timing.worker_jittor",
+    "torch-bench": "jrdp.comparison.timing.worker_torch",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from jrdp import runtime
+from jrdp.machine import runtime
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
 from jrdp.comparison.synthetic import disc_masks
 from jrdp.comparison.worker import peak_memory_mb, serve

@@ -14,11 +14,12 @@ try:
 except ImportError as missing:
     raise SystemExit(f"{missing}: give an interpreter that has torch and torchvision with --twin-python") from missing
 
-from jrdp.comparison import twin_detect, twin_train
+from jrdp.comparison.twin import detect as twin_detect
+from jrdp.comparison.twin import train as twin_train
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
 from jrdp.comparison.synthetic import disc_masks
-from jrdp.comparison.twin import Twin, Variant
-from jrdp.comparison.twin_results import coco_entries
+from jrdp.comparison.twin.model import Twin, Variant
+from jrdp.comparison.twin.results import coco_entries
 from jrdp.config import parse_config
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jrdp.evaluation.plots import new_figure, png_bytes
+from jrdp.evaluation.curves import new_figure, png_bytes
 from jrdp.files import write_bytes
 
 

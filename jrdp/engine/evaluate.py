@@ -18,7 +18,7 @@ from jrdp.data.transforms import PreparedImage, batch_images
 from jrdp.files import make_folder, write_json
 from jrdp.engine.inference import detect_batch
 from jrdp.evaluation.coco_metrics import evaluate_with_curves, format_metrics
-from jrdp.evaluation.plots import write_pr_curves
+from jrdp.evaluation.curves import write_pr_curves
 from jrdp.evaluation.results import box_results, mask_results
 
 TestSets = Sequence[tuple[str, CocoDataset]]

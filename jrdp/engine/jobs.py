@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterator, Optional
 
 import jrdp
-from jrdp import runtime
+from jrdp.machine import runtime
 from jrdp.config import Config
 from jrdp.data.transforms import read_image
 from jrdp.data.workers import WorkerDied, WorkerPool

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import jittor as jt
 import numpy as np
 
-from jrdp import runtime
-from jrdp.toolkit.headers import stable_headers
+from jrdp.machine import runtime
+from jrdp.machine.headers import stable_headers
 
 KERNELS = stable_headers(Path(__file__).resolve().parent / "kernels")
 MAX_FINER = 4  # maps that `resize_concat` takes besides the level itself

@@ -10,7 +10,7 @@ from jittor import nn
 
 from jrdp import boxes as box_ops
 from jrdp.config import BackboneConfig, FcosConfig, MaskConfig, ModelConfig, PyramidConfig
-from jrdp.data.mask_targets import project_masks
+from jrdp.models.mask_targets import project_masks
 from jrdp.models.fcos import FcosHead, HeadOutput, LossCounts, bce_with_logits, fcos_losses, select, total, variable
 from jrdp.models.fcos_decode import Detections, decode_vars
 from jrdp.models.fcos_targets import assign_targets, locations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jittor as jt
 
-from jrdp.toolkit.headers import stable_headers
+from jrdp.machine.headers import stable_headers
 
 KERNELS = stable_headers(Path(__file__).resolve().parent / "kernels")
 

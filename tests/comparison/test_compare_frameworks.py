@@ -20,7 +20,7 @@ from jrdp.comparison.gradients import compare_gradients
 from jrdp.comparison.layers import compare_layers
 from jrdp.comparison.pair import NEGATIVE_CONTROLS, Options, open_pair
 from jrdp.comparison.process import Worker
-from jrdp.comparison.speed import compare_speed
+from jrdp.comparison.timing.speed import compare_speed
 from jrdp.comparison.training import compare_training
 from jrdp.errors import UserError
 

@@ -13,8 +13,9 @@ from pycocotools import mask as coco_mask
 torch = pytest.importorskip("torch", reason="the PyTorch twin needs the extra [torch]")
 pytest.importorskip("torchvision", reason="the PyTorch twin needs the extra [torch]")
 
-from jrdp.comparison import twin_detect, twin_results  # noqa: E402
-from jrdp.comparison.twin import STRIDES, Twin  # noqa: E402
+from jrdp.comparison.twin import detect as twin_detect  # noqa: E402
+from jrdp.comparison.twin import results as twin_results  # noqa: E402
+from jrdp.comparison.twin.model import STRIDES, Twin  # noqa: E402
 from jrdp.config import FcosConfig, ModelConfig  # noqa: E402
 from jrdp.errors import UserError  # noqa: E402
 

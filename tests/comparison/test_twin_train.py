@@ -12,9 +12,9 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="the PyTorch twin needs the extra [torch]")
 pytest.importorskip("torchvision", reason="the PyTorch twin needs the extra [torch]")
 
-from jrdp.comparison import twin_train  # noqa: E402
-from jrdp.comparison.twin import Twin  # noqa: E402
-from jrdp.comparison.twin_detect import locations  # noqa: E402
+from jrdp.comparison.twin import train as twin_train  # noqa: E402
+from jrdp.comparison.twin.model import Twin  # noqa: E402
+from jrdp.comparison.twin.detect import locations  # noqa: E402
 from jrdp.config import ModelConfig, SolverConfig  # noqa: E402
 from jrdp.structures import Targets  # noqa: E402
 

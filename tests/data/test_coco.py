@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from jrdp import boxes
 from jrdp.config import InputConfig
 from jrdp.data.coco import CocoDataset
-from jrdp.data.mask_targets import project_masks
+from jrdp.models.mask_targets import project_masks
 from jrdp.data.rle import encode_mask, encode_mask_as_list
 from jrdp.errors import UserError
 

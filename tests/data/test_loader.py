@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jrdp import runtime
+from jrdp.machine import runtime
 from jrdp.config import InputConfig
 from jrdp.data.coco import CocoDataset, Example
 from jrdp.data.loader import TrainLoader, prefetch

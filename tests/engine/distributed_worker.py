@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from jrdp import runtime
+from jrdp.machine import runtime
 
 
 def main(sample, out):

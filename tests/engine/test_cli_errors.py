@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from jrdp import cli
-from jrdp.data.sample import write_sample
+from jrdp.dataset_tools.sample import write_sample
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_output_folder_that_cannot_be_written(run, tmp_path, weights, sample):
 
 
 def test_cuda_without_a_gpu(run, tmp_path, weights, sample):
-    from jrdp import runtime
+    from jrdp.machine import runtime
 
     if runtime.prepare().cuda.usable:
         pytest.skip("this machine has a usable GPU")

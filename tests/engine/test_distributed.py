@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from jrdp.data.sample import write_sample
+from jrdp.dataset_tools.sample import write_sample
 
 WORKER = pathlib.Path(__file__).parent / "distributed_worker.py"
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jrdp import cli, runtime
-from jrdp.data.sample import write_sample
+from jrdp import cli
+from jrdp.machine import runtime
+from jrdp.dataset_tools.sample import write_sample
 from jrdp.data.workers import WorkerPool
 from jrdp.engine import jobs
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jrdp.data.sample import write_sample
+from jrdp.dataset_tools.sample import write_sample
 
 SETTINGS = [
     "input.min_size=64",

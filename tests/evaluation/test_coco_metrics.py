@@ -19,7 +19,7 @@ from jrdp.evaluation.coco_metrics import (
     format_metrics,
     write_metrics,
 )
-from jrdp.evaluation.plots import write_pr_curves
+from jrdp.evaluation.curves import write_pr_curves
 from jrdp.evaluation.results import box_results, write_results
 from jrdp.evaluation.rle import encode_masks
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), re
 # In a process of its own: only there are all kernels that a step loads, compiled or from the cache, new ones.
 TRAIN = """
 import json
-from jrdp import runtime
+from jrdp.machine import runtime
 
 runtime.start("cpu", seed=1)
 import jittor as jt

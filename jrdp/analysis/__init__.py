@@ -1,0 +1,1 @@
+"""`jrdp analyze`: result files of any system, matched, classified, drawn and reported."""

@@ -1,0 +1,159 @@
+"""The best, median and worst pictures, and those that separate two systems, with every detection's verdict drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from jrdp import visualize
+from jrdp.errors import UserError
+from jrdp.analysis.errors import BACKGROUND, DUPLICATE, HIT, IGNORED, LOCALISATION
+from jrdp.evaluation.ground_truth import GroundTruth
+from jrdp.evaluation.rle import decode_mask
+from jrdp.analysis.runs import RunAnalysis
+
+# What a detection's colour says; the report's legend shows the same.
+VERDICT_COLORS = {
+    HIT: (57, 217, 128),
+    LOCALISATION: (255, 205, 41),
+    DUPLICATE: (46, 150, 255),
+    BACKGROUND: (255, 77, 77),
+    IGNORED: (190, 190, 200),
+}
+VERDICT_IOU = 0.5
+# Pictures are drawn at about the size they are shown at, so that scores stay readable: the more side by side, the
+# smaller.
+_PANEL_HEIGHT, _SMALL_PANEL_HEIGHT = 320, 220
+_GREY = 205
+
+
+@dataclass(frozen=True)
+class Panel:
+    """title: what it shows. note: a short line under it. jpeg: the picture."""
+
+    title: str
+    note: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """A photograph at the size it is drawn at; scale: that size over the photograph's own."""
+
+    photo: np.ndarray
+    scale: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """title: which pictures these are. rows: per picture (file name or id, its panels)."""
+
+    title: str
+    rows: list[tuple[str, list[Panel]]]
+
+
+def make_gallery(
+    truth: GroundTruth, analyses: list[RunAnalysis], images_dir: str | Path | None, count: int
+) -> list[Part]:
+    """Best, median and worst pictures by the first run's AP; with several runs, those where they differ most too.
+
+    Pictures of equal AP are ordered by how well their instances are covered (mean of the best IoU), then by id.
+    Without `images_dir`, masks are drawn on grey; box results then need the pictures' sizes in the ground truth.
+    Raises `UserError` where a photograph is missing, unreadable or of another size than the ground truth says.
+    """
+    first = analyses[0]
+    with_instances = [i for i, picture in enumerate(first.pictures) if len(picture.instances)]
+    ranked = sorted(with_instances, key=lambda i: (-first.picture_ap[i], -_coverage(first, i)))
+    middle = max(0, (len(ranked) - count) // 2)
+    chosen = [
+        ("Best", ranked[:count]),
+        ("Median", ranked[middle : middle + count]),
+        ("Worst", ranked[::-1][:count]),
+    ]
+    if len(analyses) > 1:
+        ap = np.stack([run.picture_ap for run in analyses])
+        spread = ap.max(axis=0) - ap.min(axis=0)
+        chosen.append(("Where the systems differ most", sorted(with_instances, key=lambda i: -spread[i])[:count]))
+    return [Part(title, [_row(truth, analyses, i, images_dir) for i in indices]) for title, indices in chosen]
+
+
+def _coverage(run: RunAnalysis, index: int) -> float:
+    ious = run.pictures[index].ious
+    return float(ious.max(axis=0).mean()) if len(ious) else 0.0
+
+
+def _row(
+    truth: GroundTruth, analyses: list[RunAnalysis], index: int, images_dir: str | Path | None
+) -> tuple[str, list[Panel]]:
+    picture = analyses[0].pictures[index]
+    image = truth.images[picture.image_id]
+    photo = _photo(image, images_dir)
+    height = min(_PANEL_HEIGHT if len(analyses) < 2 else _SMALL_PANEL_HEIGHT, len(photo))
+    canvas = _Canvas(visualize.resized(photo, height), height / len(photo))
+    instances = [truth.annotations[i] for i in picture.instances]
+    noun = "instance" if len(instances) == 1 else "instances"
+    panels = []
+    if images_dir is not None:
+        panels.append(Panel("Photograph", "", visualize.encode_jpeg(canvas.photo)))
+    drawn = _draw(canvas, instances, truth.iou_type, visualize.colors(len(instances)))
+    panels.append(Panel("Ground truth", f"{len(instances)} {noun}", visualize.encode_jpeg(drawn)))
+    for run in analyses:
+        panels.append(_run_panel(canvas, truth, run, index))
+    return str(image.get("file_name", picture.image_id)), panels
+
+
+def _run_panel(canvas: _Canvas, truth: GroundTruth, run: RunAnalysis, index: int) -> Panel:
+    picture = run.pictures[index]
+    shown = np.flatnonzero(picture.scores >= run.shown_above)
+    detections = [run.detections[i] for i in picture.detections[shown]]
+    kinds = run.errors[VERDICT_IOU].pictures[index].kinds[shown]
+    palette = np.array([VERDICT_COLORS[int(kind)] for kind in kinds], dtype=np.uint8).reshape(-1, 3)
+    drawn = _draw(canvas, detections, truth.iou_type, palette, picture.scores[shown])
+    hidden = len(picture.detections) - len(shown)
+    note = f"AP {100 * run.picture_ap[index]:.1f}"
+    if hidden:
+        note += f" ({hidden} below {run.shown_above:.2f})"
+    return Panel(run.name, note, visualize.encode_jpeg(drawn))
+
+
+def _draw(
+    canvas: _Canvas, entries: list[dict], iou_type: str, palette: np.ndarray, scores: np.ndarray | None = None
+) -> np.ndarray:
+    height, width = canvas.photo.shape[:2]
+    if iou_type == "segm":
+        masks = np.zeros((len(entries), height, width), dtype=bool)
+        for mask, entry in zip(masks, entries):
+            full = decode_mask(entry["segmentation"]).astype(np.float32)
+            mask[:] = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA) > 0.5
+        return visualize.overlay(canvas.photo, masks, scores=scores, palette=palette)
+    boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2] - 1
+    boxes *= canvas.scale
+    no_masks = np.zeros((len(boxes), height, width), dtype=bool)
+    return visualize.overlay(canvas.photo, no_masks, boxes, scores, palette=palette)
+
+
+def _photo(image: dict, images_dir: str | Path | None) -> np.ndarray:
+    """RGB uint8, decoded as the network's input is: without EXIF rotation, which annotations do not have either."""
+    height, width = image.get("height"), image.get("width")
+    if images_dir is None:
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise UserError(f"image {image['id']!r} has no size in the ground truth: give the folder of photographs")
+        return np.full((height, width, 3), _GREY, dtype=np.uint8)
+    if "file_name" not in image:
+        raise UserError(f"image {image['id']!r} has no file_name in the ground truth: leave the photographs out")
+    path = Path(images_dir) / image["file_name"]
+    try:
+        with Image.open(path) as file:
+            photo = np.asarray(file.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"cannot read the photograph {path}: {error.strerror or 'not a picture'}") from error
+    if isinstance(height, int) and isinstance(width, int) and photo.shape[:2] != (height, width):
+        raise UserError(
+            f"photograph {path} is {photo.shape[1]} x {photo.shape[0]}, but the ground truth says {width} x {height}"
+        )
+    return photo

@@ -1,0 +1,1 @@
+"""Tools around datasets: verify, describe, convert from instance maps, generate a sample."""

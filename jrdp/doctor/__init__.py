@@ -1,0 +1,1 @@
+"""What this machine has for jrdp, tried and explained: `jrdp doctor`."""

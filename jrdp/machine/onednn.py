@@ -1,0 +1,126 @@
+"""oneDNN for Jittor's CPU convolutions, from the two wheels instead of Jittor's download.
+
+Jittor looks for it in one place only, `.cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp`, and downloads it when that is not
+there. The environment variables that should name another place do not work in Jittor 1.3.11. The name is Jittor's; what
+lies there is the release that the wheels bring.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Optional
+
+from jrdp.machine.cache import build_folder, cache_root, fingerprint, own_folder, replace_link
+
+LIBRARY_WHEEL = "onednn-cpu-gomp"
+HEADER_WHEEL = "onednn-devel-cpu-gomp"
+
+
+@dataclass(frozen=True)
+class OneDnn:
+    """`home` has `include/` and `lib/libmkldnn.so`; None when there is none, and then `problem` or `note` says why."""
+
+    home: Optional[Path]
+    version: str  # of the wheel; "downloaded by Jittor" for a folder that Jittor or a person put there
+    note: str
+    problem: str = ""  # what must be mended before Jittor can be imported
+
+    @property
+    def identity(self) -> str:
+        """Changes when the compiled oneDNN operators of Jittor would no longer fit."""
+        return self.version
+
+
+def expected_home() -> Path:
+    return cache_root() / "mkl" / "dnnl_lnx_2.2.0_cpu_gomp"
+
+
+def prepare_onednn() -> OneDnn:
+    """Put oneDNN where Jittor looks for it."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        machine = f"{platform.system()} {platform.machine()}"
+        return OneDnn(None, "", f"there is no oneDNN wheel for {machine}: CPU convolutions run without it, slowly")
+    home = expected_home()
+    if home.is_dir() and not home.is_symlink() and _is_foreign(home):
+        return OneDnn(home, "downloaded by Jittor", f"a oneDNN of Jittor's own lies in {home}; it is used as it is")
+    wheels = _wheels()
+    if wheels is None:
+        fix = f"pip install {LIBRARY_WHEEL}==2022.2.1 {HEADER_WHEEL}==2022.2.1"
+        return OneDnn(None, "", "", f"oneDNN is not installed and Jittor cannot compile without it: {fix}")
+    version, headers, libraries = wheels
+    if _version_of(home) != version or not (home / "lib" / "libmkldnn.so").is_file():
+        folder = own_folder() / f"onednn-{version}-{fingerprint(libraries[0], headers[0])}"
+        build_folder(folder, lambda new: _link_all(new, headers, libraries))
+        if home.is_dir() and not home.is_symlink():
+            _move_away(home)
+        replace_link(home, folder)
+    return OneDnn(home, version, f"{version} from {Path(os.path.realpath(home / 'lib' / 'libmkldnn.so')).parent}")
+
+
+def _is_foreign(home: Path) -> bool:
+    """A real oneDNN folder, that is one whose library is a file and not a link into some virtual environment."""
+    library = home / "lib" / "libmkldnn.so"
+    return library.is_file() and not library.is_symlink()
+
+
+def _version_of(home: Path) -> Optional[str]:
+    try:
+        return (home / "VERSION").read_text()
+    except OSError:
+        return None
+
+
+def _wheels() -> Optional[tuple[str, list[Path], list[Path]]]:
+    """(version with a digest of the contents, header files and folders, libraries), or None when one is missing."""
+    try:
+        files = list(metadata.files(LIBRARY_WHEEL) or []) + list(metadata.files(HEADER_WHEEL) or [])
+        release = metadata.version(LIBRARY_WHEEL)
+    except metadata.PackageNotFoundError:
+        return None
+    libraries, headers, contents = [], {}, []
+    for file in files:
+        is_library = file.name.startswith("libdnnl.so")
+        parts = file.parts
+        is_header = file.name.endswith((".h", ".hpp")) and "include" in parts
+        if not is_library and not is_header:
+            continue
+        path = Path(os.path.normpath(file.locate()))
+        contents.append(f"{file.name}:{file.hash.value if file.hash else file.size}")
+        if is_library:
+            libraries.append(path)
+        else:
+            include = Path(*path.parts[: len(path.parts) - (len(parts) - parts.index("include")) + 1])
+            top = include / parts[parts.index("include") + 1]
+            headers[top] = None
+    complete = any(p.name == "libdnnl.so" for p in libraries) and any(p.name == "dnnl.hpp" for p in headers)
+    if not complete or not all(p.exists() for p in [*libraries, *headers]):
+        return None
+    return f"{release}-{fingerprint(*sorted(contents))}", list(headers), libraries
+
+
+def _link_all(folder: Path, headers: list[Path], libraries: list[Path]) -> None:
+    (folder / "include").mkdir()
+    (folder / "lib").mkdir()
+    for header in headers:
+        os.symlink(header, folder / "include" / header.name)
+    for library in libraries:
+        os.symlink(library, folder / "lib" / library.name)
+    plain = next(p for p in libraries if p.name == "libdnnl.so")
+    os.symlink(plain, folder / "lib" / "libmkldnn.so")
+    (folder / "VERSION").write_text(_wheels()[0])
+
+
+def _move_away(home: Path) -> None:
+    """Remove a folder of (dangling or outdated) links that stands where the link must go."""
+    grave = Path(tempfile.mkdtemp(prefix=".old-", dir=home.parent))
+    try:
+        os.rename(home, grave / "folder")
+    except FileNotFoundError:
+        pass  # another process was quicker
+    shutil.rmtree(grave, ignore_errors=True)
