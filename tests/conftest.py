@@ -9,6 +9,8 @@ import pytest
 
 from jrdp.machine import runtime  # importing jrdp makes Jittor importable before any test imports it
 
+pytest_plugins = ["small_datasets"]  # fixtures: datasets of a few pictures
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
