@@ -38,6 +38,11 @@ JITTOR_RELEASE = "1.3.11"
 
 _COMPILERS = 4
 
+# Shapes of each kind of convolution for which cuDNN's fastest algorithm is kept. Jittor's 100 are full after two or three
+# sizes of pictures; from then on every call, of a known size or not, asks cuDNN's heuristics anew. A key takes a hundred
+# bytes, and there are some sixty convolutions for each size of pictures and five for each number of RoIs.
+_CUDNN_ALGORITHMS = 16384
+
 _MEMORY = "JRDP_PREPARED"  # environment variable: what prepare() set in this process or its parent
 
 # NVIDIA's own switch. Its libraries read it when they are loaded; 0 keeps cuBLAS, cuDNN and the others off TF32, and
@@ -101,6 +106,9 @@ def _prepare() -> Setup:
         "use_nccl": "0",
         "use_mpi": "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0",  # compiled only where mpirun started us
         "FIX_TORCH_ERROR": "0",  # 1 imports torch when it is installed
+        # 1, Jittor's default, has every array made on the CPU after it was given device memory: the unwritten memory is
+        # fetched, waited for, and sent back. With 0 an array is copied into pinned memory and sent once, beside the work.
+        "use_cuda_host_allocator": "0",
     }
     chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
     chosen.update(cuda.environment)
@@ -257,6 +265,8 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     chosen = "cuda" if jt.has_cuda and device != "cpu" else "cpu"
     _check_tf32(tf32, chosen)
     jt.flags.use_cuda = int(chosen == "cuda")
+    if chosen == "cuda" and jt.cudnn is not None:
+        jt.cudnn.set_algorithm_cache_size(_CUDNN_ALGORITHMS)
     if seed is not None:
         jt.set_global_seed(seed, different_seed_for_mpi=False)  # every rank starts from the same weights
     return chosen

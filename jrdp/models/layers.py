@@ -151,11 +151,17 @@ def _between(length: int, wanted: int, shape: list, index: str) -> tuple[list[jt
 
     The last entry of an array is not used: Jittor would take an array of one number for a constant of the kernel.
     """
+    pixels, shares = _tables(length, wanted, jt.flags.use_cuda)
+    return list(pixels), [share.reindex(shape, [index]) for share in shares]
+
+
+@lru_cache(maxsize=256)
+def _tables(length: int, wanted: int, use_cuda: int) -> tuple[tuple[jt.Var, jt.Var], tuple[jt.Var, jt.Var]]:
+    """`_taps` as constants where they are computed with, so that they are sent to a GPU once; never trained."""
     pixels, shares = _taps(length, wanted)
-    return [jt.array(p) for p in pixels], [jt.array(s).reindex(shape, [index]) for s in shares]
+    return tuple(jt.array(p).stop_grad() for p in pixels), tuple(jt.array(s).stop_grad() for s in shares)
 
 
-@lru_cache(maxsize=1024)
 def _taps(length: int, wanted: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     scale = np.float32(length / wanted)
     position = np.maximum(scale * (np.arange(wanted + 1, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)

@@ -17,7 +17,17 @@ from jrdp.machine import python_headers
 from jrdp.machine.driver import read_driver
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("nvcc_path", "cache_name", "use_mkl", "use_cutt", "use_nccl", "FIX_TORCH_ERROR", "python_config_path", "cc_flags")
+OURS = (
+    "nvcc_path",
+    "cache_name",
+    "use_mkl",
+    "use_cutt",
+    "use_nccl",
+    "FIX_TORCH_ERROR",
+    "use_cuda_host_allocator",
+    "python_config_path",
+    "cc_flags",
+)
 
 
 def _fresh(code: str, home: Path, **environment: str) -> str:
@@ -43,12 +53,17 @@ def test_prepare_sets_everything_and_imports_nothing(tmp_path):
     found = json.loads(_fresh(SHOW, tmp_path))
     assert found["problems"] == [] and not found["jittor"]
     assert found["use_cutt"] == found["use_nccl"] == found["FIX_TORCH_ERROR"] == "0"
+    assert found["use_cuda_host_allocator"] == "0"
     assert found["cache_name"].startswith("jrdp-")
     assert (Path(found["path"]) / "jittor" / "__init__.py").is_file()
     assert Path(found["path"]).parent == tmp_path / ".cache" / "jittor" / "jrdp"
     assert not (tmp_path / ".cache" / "jittor" / "config.json").exists()
     told = subprocess.run([found["python_config_path"], "--includes"], capture_output=True, text=True).stdout
     assert (Path(told.split()[0][2:]) / "Python.h").is_file()
+
+
+def test_the_users_own_choice_of_allocator_stays(tmp_path):
+    assert json.loads(_fresh(SHOW, tmp_path, use_cuda_host_allocator="1"))["use_cuda_host_allocator"] == "1"
 
 
 def test_the_cache_name_does_not_depend_on_where_one_stands(tmp_path):
