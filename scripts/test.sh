@@ -3,7 +3,7 @@
 #
 #   bash scripts/test.sh [tests/ops -k nms ...]
 #
-# Tests against the released network's numbers need them in ../shared or $JRDP_SHARED and are skipped elsewhere.
+# A few tests use research photographs in ../shared or $JRDP_SHARED and are skipped where there are none.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -24,23 +24,19 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
-def _shared() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("JRDP_SHARED", ROOT.parent / "shared"))
-
-
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-    """The folder with golden numbers of the released network and real data; tests that need it skip elsewhere."""
-    folder = _shared()
-    if not (folder / "golden").is_dir():
-        pytest.skip(f"needs the golden numbers in {folder} (set JRDP_SHARED)")
+    """A folder beside the checkout with research photographs that are not ours to publish; its tests skip elsewhere."""
+    folder = pathlib.Path(os.environ.get("JRDP_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"needs the photographs in {folder} (set JRDP_SHARED)")
     return folder
 
 
 @pytest.fixture(scope="session")
-def golden(shared) -> pathlib.Path:
+def golden() -> pathlib.Path:
     """The released network's numbers: `golden/r50`, `golden/ops.npz`, `golden/keys_*.json`."""
-    return shared / "golden"
+    return ROOT / "tests" / "golden"
 
 
 @pytest.fixture(scope="session")

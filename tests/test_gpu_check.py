@@ -14,7 +14,7 @@ from jrdp.machine.driver import read_driver
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "gpu_check.sh"
-DRIVER = ROOT / "tests" / "toolkit" / "pretend_gpu" / "driver.c"
+DRIVER = ROOT / "tests" / "machine" / "pretend_gpu" / "driver.c"
 
 # Stands in for the interpreter: answers what is asked of jrdp and pytest, and leaves the script's own helper to Python.
 INTERPRETER = """#!/bin/sh

@@ -57,18 +57,6 @@ def difference(ours: np.ndarray, reference: np.ndarray) -> Difference:
     return Difference(relative, float(gap.max()), index, float(np.abs(b).max()), norms)
 
 
-def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of boxes (x1, y1, x2, y2) with plain widths, in float64: [A, 4], [B, 4] -> [A, B]."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    overlap = np.clip(high - low, 0, None).prod(axis=2)
-    area = (a[:, 2:] - a[:, :2]).prod(axis=1)
-    other = (b[:, 2:] - b[:, :2]).prod(axis=1)
-    union = area[:, None] + other - overlap
-    return np.divide(overlap, union, out=np.zeros_like(union), where=union > 0)
-
-
 def match_greedily(similarity: np.ndarray, least: float) -> list[tuple[int, int]]:
     """One-to-one pairs (row, column) with similarity >= `least`, the most similar first."""
     pairs, rows, columns = [], set(), set()
