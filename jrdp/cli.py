@@ -9,6 +9,7 @@ from typing import List, Optional
 
 import typer
 
+from jrdp import endings
 from jrdp.comparison import cli as comparison
 from jrdp.errors import UserError
 
@@ -20,7 +21,7 @@ data_app = typer.Typer(help="Verify, describe and make datasets; fetch ImageNet 
 app.add_typer(data_app, name="data")
 app.add_typer(comparison.app, name="compare")
 
-INTERRUPTED = 130  # the exit code that typer gives to Ctrl-C, without a word
+LARGEST_SEED = 2**31 - 1  # what Jittor takes
 
 ConfigOption = typer.Option(
     None, "--config", help="YAML configuration; default: the one stored in the weights, or configs/r50_isod.yaml's."
@@ -55,7 +56,7 @@ def train(
     settings: List[str] = SetOption,
     resume: bool = typer.Option(False, "--resume", help="Continue OUT/last.safetensors with its configuration."),
     device: str = DeviceOption,
-    seed: Optional[int] = typer.Option(None, "--seed", help="Random seed (train.seed)."),
+    seed: Optional[int] = typer.Option(None, "--seed", min=0, max=LARGEST_SEED, help="Random seed (train.seed)."),
 ) -> None:
     """Train; writes config.yaml, log.jsonl, curves.png, last and final weights, and the test results to OUT."""
     from jrdp.machine import runtime
@@ -288,7 +289,7 @@ def data_sample(
     directory: Path = typer.Argument(..., metavar="DIR"),
     train: int = typer.Option(64, "--train", min=1, help="Training pictures."),
     val: int = typer.Option(16, "--val", min=1, help="Validation pictures."),
-    seed: int = typer.Option(0, "--seed", help="Another seed gives other pictures."),
+    seed: int = typer.Option(0, "--seed", min=0, max=LARGEST_SEED, help="Another seed gives other pictures."),
 ) -> None:
     """Write the embedded sample set to DIR: generated pictures with exact masks, no download."""
     from jrdp.dataset_tools.sample import write_sample
@@ -311,15 +312,7 @@ def data_weights(
 
 def main() -> None:
     """Entry point of the `jrdp` command."""
-    try:
-        app(standalone_mode=True)
-    except UserError as error:
-        print(f"jrdp: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            print("jrdp: interrupted", file=sys.stderr)
-        raise
+    sys.exit(endings.run(app))
 
 
 if __name__ == "__main__":

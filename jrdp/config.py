@@ -6,19 +6,25 @@ key and what was expected; there is no value that is accepted and then ignored.
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Annotated, Literal, Optional
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jrdp.errors import UserError
+from jrdp.yaml_values import parse_yaml
 
 BackboneName = Literal["r50", "r101", "x101"]
 
+# Numbers have bounds, so that none asks for more memory, processes or bits than any machine has.
+Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
+Pixels = Annotated[int, Field(gt=0, le=16384)]
+
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class BackboneConfig(Section):
@@ -48,11 +54,11 @@ class PyramidConfig(Section):
 
 
 class FcosConfig(Section):
-    channels: PositiveInt = 128  # as released; the paper says 256
+    channels: int = Field(128, gt=0, le=8192)  # as released; the paper says 256
     pre_nms_threshold: float = Field(0.05, ge=0, le=1)
-    pre_nms_top_n: PositiveInt = 1000  # per level
+    pre_nms_top_n: Count = 1000  # per level
     nms_threshold: float = Field(0.6, ge=0, le=1)  # 0.8 for SOC
-    post_nms_top_n: PositiveInt = 100  # ties at the last place are kept
+    post_nms_top_n: Count = 100  # ties at the last place are kept
 
 
 class MaskConfig(Section):
@@ -69,8 +75,8 @@ class ModelConfig(Section):
 class InputConfig(Section):
     """How a photograph becomes network input; travels with the weights."""
 
-    min_size: PositiveInt = 320
-    max_size: PositiveInt = 480
+    min_size: Pixels = 320
+    max_size: Pixels = 480
     channel_order: Literal["bgr", "rgb"] = "bgr"
     scale: float = Field(255.0, gt=0)  # pixels are 0..scale before the mean is taken
     mean: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)  # in channel_order
@@ -92,7 +98,7 @@ class DataConfig(Section):
     train: list[str] = Field(default_factory=lambda: ["isod_train"], min_length=1)
     test: list[str] = Field(default_factory=lambda: ["isod_test"])  # may be empty: training then ends without a test
     flip_probability: float = Field(0.5, ge=0, le=1)
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=1024)
 
 
 class SolverConfig(Section):
@@ -103,25 +109,25 @@ class SolverConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     bias_weight_decay: float = Field(0.0, ge=0)
-    batch_size: PositiveInt = 4
-    max_iterations: PositiveInt = 9000
-    steps: list[PositiveInt] = Field(default_factory=lambda: [6000])
+    batch_size: int = Field(4, gt=0, le=4096)
+    max_iterations: Count = 9000
+    steps: list[Count] = Field(default_factory=lambda: [6000])
     gamma: float = Field(0.1, gt=0)
-    warmup_iterations: int = Field(500, ge=0)
+    warmup_iterations: int = Field(500, ge=0, le=2**31 - 1)
     warmup_factor: float = Field(1 / 3, gt=0)
 
 
 class TrainConfig(Section):
     weights: Optional[str] = None  # ImageNet backbone or a full checkpoint to start from; None starts from scratch
-    checkpoint_period: PositiveInt = 1000
-    log_period: PositiveInt = 20
-    seed: int = Field(1, ge=0)
+    checkpoint_period: Count = 1000
+    log_period: Count = 20
+    seed: int = Field(1, ge=0, le=2**31 - 1)
     amp: bool = False  # mixed precision on a GPU
     tf32: bool = False  # on a GPU, convolutions multiply in TF32 (10 bits of mantissa); holds for the closing test too
 
 
 class TestConfig(Section):
-    batch_size: PositiveInt = 1
+    batch_size: int = Field(1, gt=0, le=4096)
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     engine: Literal["auto", "plain", "fast"] = "auto"  # auto: fast on a CPU, plain on a GPU
     tf32: bool = False  # as train.tf32, for `jrdp test`, `jrdp predict` and `jrdp.load`
@@ -149,29 +155,29 @@ def load_config(
         where = str(path)
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot read the config {path}: {_reason(error)}") from error
         try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+            values = parse_yaml(text)
+        except ValueError as error:
+            raise UserError(f"config {path} is not valid YAML: {error}") from error
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise UserError(f"config {path} must be a YAML mapping of sections, not {type(values).__name__}")
     for override in overrides or []:
         key, separator, text = override.partition("=")
         if not separator or not all(part.strip() for part in key.split(".")):
-            raise UserError(f"--set {override!r} is not of the form key.key=value")
+            raise UserError(f"--set {_short(override)} is not of the form key.key=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {override!r}: the value is not valid YAML") from error
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise UserError(f"--set {_short(override)}: the value is not valid YAML: {error}") from error
         section = values
         *sections, last = [part.strip() for part in key.split(".")]
         for name in sections:
             child = section.setdefault(name, {})
             if not isinstance(child, dict):
-                raise UserError(f"--set {override!r}: {name!r} is a value in {where}, not a section")
+                raise UserError(f"--set {_short(override)}: {name!r} is a value in {where}, not a section")
             section = child
         section[last] = value
     return parse_config(values, where)
@@ -194,11 +200,18 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def _short(value: object) -> str:
+    """`repr` of a value from outside, bounded: an alias can make it longer than memory."""
+    shorter = reprlib.Repr()
+    shorter.maxstring = shorter.maxother = shorter.maxlong = 120
+    return shorter.repr(value)
+
+
 def _explain(item: dict) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+    key = ".".join(str(part)[:80] for part in item["loc"])
     if item["type"] != "extra_forbidden":
         given = item.get("input")
-        shown = f", not {given!r}" if isinstance(given, (str, int, float, bool, type(None), list)) else ""
+        shown = f", not {_short(given)}" if isinstance(given, (str, int, float, bool, type(None), list)) else ""
         return f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]}{shown}"
     section: type[BaseModel] = Config
     for part in item["loc"][:-1]:

@@ -2,48 +2,163 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator
 
 from jrdp.errors import UserError
 
 
+_made: list[Path] = []  # folders that this process has made, the outer ones first
+_inputs: dict[tuple[int, int], Path] = {}  # files that must stay as they are, by device and inode
+
+
+def protect(*paths: str | Path) -> None:
+    """Name input files: from now on nothing in this process (`atomic_write`) replaces one of them.
+
+    A file is known by its device and number, so other names of it (links, another case, another path) are it as well.
+    """
+    for path in paths:
+        for follow in (True, False):
+            with suppress(OSError, ValueError):
+                status = os.stat(path, follow_symlinks=follow)
+                _inputs[status.st_dev, status.st_ino] = Path(path)
+
+
+def protected(path: str | Path) -> Path | None:
+    """The input file that writing to `path` would replace, if there is one."""
+    for follow in (True, False):
+        with suppress(OSError, ValueError):
+            status = os.stat(path, follow_symlinks=follow)
+            if (status.st_dev, status.st_ino) in _inputs:
+                return _inputs[status.st_dev, status.st_ino]
+    return None
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file that replaces `path` when the block ends well and leaves no trace when it raises.
 
-    Raises `UserError` when the folder is missing or cannot be written to.
+    Raises `UserError` when the folder is missing or cannot be written to, or `path` is a protected input. An error of
+    the block that is not one of this file goes through as it is.
     """
     path = Path(path)
+    refuse_inputs(path)
     temporary = None
     try:
-        if path.is_dir():
-            raise UserError(f"cannot write {path}: it is a folder")
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            temporary = Path(stream.name)
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())  # a temporary file is private; a result is as readable as any other file
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        stream = None
+        try:
+            stream, temporary = _open_temporary(path)
+            with _Output(stream) as output:
+                yield output
+                output.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~_umask())  # a temporary file is private; a result is as readable as any other
+            os.replace(temporary, path)
+            temporary = None
+        except OSError as error:
+            if stream is not None and not getattr(error, "of_output", False) and error.filename not in _names(
+                temporary, path
+            ):
+                raise
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
+
+
+class _Output(io.BufferedWriter):
+    """Marks the errors that come from writing this file, which a block may raise among those of other files."""
+
+    def __init__(self, stream: io.FileIO):
+        super().__init__(_Marked(stream))
+
+
+class _Marked(io.RawIOBase):
+    def __init__(self, stream: io.FileIO):
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def write(self, data) -> int:
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            error.of_output = True
+            raise
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def truncate(self, size=None) -> int:
+        return self._stream.truncate(size)
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._stream.close()
+
+
+def refuse_inputs(path: str | Path) -> None:
+    """Raise `UserError` when writing to `path` would replace a protected input, or it is a folder."""
+    taken = protected(path)
+    if taken is not None:
+        raise UserError(f"cannot write {path}: that would replace the input {taken}; write to another place")
+    if Path(path).is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+
+
+def temporary_prefix(name: str) -> str:
+    """What the temporary files of a file called `name` begin with; short enough for every file system."""
+    return "." + os.fsdecode(os.fsencode(name)[:100]) + "."
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of unfinished files called `names`; nobody else may be writing them."""
+    for name in names:
+        pattern = re.compile(re.escape(temporary_prefix(name)) + "[a-z0-9_]{8}")
+        for path in folder.iterdir():
+            if pattern.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _open_temporary(path: Path) -> tuple[io.FileIO, Path]:
+    """A new private file beside `path`: `mkstemp` creates it exclusively and follows no link."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path.name))
+    return open(handle, "wb", buffering=0), Path(name)
+
+
+def _names(*paths: Path | None) -> set[str]:
+    return {str(path) for path in paths if path is not None}
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` in one step, creating its folder. Raises `UserError` where that is impossible."""
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     with atomic_write(path) as stream:
@@ -51,7 +166,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    # A name from outside may hold half a character (a lone surrogate), which UTF-8 has no bytes for.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
@@ -80,6 +196,8 @@ def read_json(path: str | Path, what: str) -> Any:
         return parse_json(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except MemoryError as error:
+        raise UserError(f"not enough memory to read the {what} {path}") from error
     except ValueError as error:
         raise UserError(f"the {what} {path} is not valid JSON: {error}") from error
 
@@ -91,12 +209,29 @@ def make_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from error
     return folder
+
+
+def remove_empty_folders() -> None:
+    """Remove the folders that this process has made and that hold nothing: a refused command leaves no trace."""
+    while _made:
+        with suppress(OSError):  # not empty, or gone
+            _made.pop().rmdir()
+
+
+def _make(folder: Path) -> None:
+    missing = []
+    for part in (folder, *folder.parents):
+        if os.path.lexists(part):
+            break
+        missing.append(part)
+    folder.mkdir(parents=True, exist_ok=True)
+    _made.extend(part.absolute() for part in reversed(missing))
 
 
 def _umask() -> int:

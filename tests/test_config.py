@@ -98,3 +98,31 @@ def test_missing_file_and_empty_file(tmp_path):
 def test_parse_names_the_origin():
     with pytest.raises(UserError, match="stored in x.safetensors"):
         parse_config({"what": 1}, "stored in x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "value", ["2020-13-45", "0b_", "!!int foo", "[" * 5000, "9" * 5000, "&a [*a]", ".inf", ".nan", "!!binary x", "\ud800", "-1"]
+)
+def test_hostile_values_are_one_line(value):
+    with pytest.raises(UserError) as caught:
+        load_config(None, [f"solver.base_lr={value}"])
+    assert len(str(caught.value)) < 1500 and "\n" not in str(caught.value)
+
+
+def test_an_alias_bomb_ends(tmp_path):
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="holds more than"):
+        load_config(tmp_path / "bomb.yaml")
+
+
+def test_anchors_may_be_used(tmp_path):
+    (tmp_path / "c.yaml").write_text("data: {train: &sets [a], test: *sets}\n")
+    assert load_config(tmp_path / "c.yaml").data.test == ["a"]
+
+
+def test_numbers_have_bounds():
+    for setting in ("input.scale=.inf", "input.mean=[.nan,1,1]", "train.seed=99999999999999999999", "input.max_size=2000000000"):
+        with pytest.raises(UserError):
+            load_config(None, [setting])

@@ -1,13 +1,16 @@
 """Files that are whole or absent, and JSON from outside."""
 
+import errno
 import json
 import os
+import resource
+import signal
 import sys
 
 import pytest
 
 from jrdp.errors import UserError
-from jrdp.files import atomic_write, make_folder, parse_json, read_json, write_bytes, write_json
+from jrdp.files import atomic_write, make_folder, parse_json, protect, read_json, remove_leftovers, write_bytes, write_json
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -64,3 +67,54 @@ def test_nesting_is_bounded_however_far_recursion_may_go(tmp_path):
     finally:
         sys.setrecursionlimit(limit)
     assert parse_json(json.dumps({"a": [[[1]]]})) == {"a": [[[1]]]}
+
+
+def test_only_errors_of_the_file_itself_are_called_so(tmp_path):
+    for error in (BrokenPipeError(errno.EPIPE, "Broken pipe"), FileNotFoundError(errno.ENOENT, "no kernel", "k.so")):
+        with pytest.raises(type(error)):
+            with atomic_write(tmp_path / "x"):
+                raise error
+    assert list(tmp_path.iterdir()) == []
+    if os.path.exists("/dev/full"):
+        with pytest.raises(OSError, match="No space"):
+            with open("/dev/full", "wb", buffering=0) as full, atomic_write(tmp_path / "x"):
+                full.write(b"1")
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write .*x.bin"):
+            with atomic_write(tmp_path / "x.bin") as stream:
+                stream.write(b"1" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_are_not_replaced_under_any_of_their_names(tmp_path):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"precious")
+    (tmp_path / "soft.png").symlink_to(photo)
+    os.link(photo, tmp_path / "hard.png")
+    protect(tmp_path / "soft.png")
+    for name in ("photo.png", "soft.png", "hard.png", "../" + tmp_path.name + "/photo.png"):
+        with pytest.raises(UserError, match="would replace the input"):
+            write_bytes(tmp_path / name, b"new")
+    assert photo.read_bytes() == b"precious"
+    write_bytes(tmp_path / "other.png", b"new")
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    for name in (".last.safetensors.ab12_cd3", ".last.safetensors.short", ".other.safetensors.ab12_cd3", "last.safetensors"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, "last.safetensors")
+    assert len(list(tmp_path.iterdir())) == 3 and not (tmp_path / ".last.safetensors.ab12_cd3").exists()
+
+
+def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path):
+    write_bytes(tmp_path / ("ü" * 127), b"1")
+    assert len(list(tmp_path.iterdir())) == 1

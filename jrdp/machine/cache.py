@@ -43,7 +43,7 @@ def loaded_kernels() -> set[str]:
 
 def fingerprint(*parts: object) -> str:
     """Eight hexadecimal digits that change when any of `parts` does."""
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:8]
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def build_folder(target: Path, fill: Callable[[Path], None]) -> Path:

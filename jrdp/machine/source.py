@@ -66,8 +66,8 @@ def _digest(site: Path) -> str:
     stamp = hashlib.sha256()
     for name, path in files:
         status = os.stat(path)
-        stamp.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    memo = own_folder() / "digests" / f"{hashlib.sha256(str(site).encode()).hexdigest()[:16]}.json"
+        stamp.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    memo = own_folder() / "digests" / f"{hashlib.sha256(os.fsencode(site)).hexdigest()[:16]}.json"
     try:
         known = json.loads(memo.read_text())
         if known["stamp"] == stamp.hexdigest():
@@ -76,7 +76,7 @@ def _digest(site: Path) -> str:
         pass
     contents = hashlib.sha256()
     for name, path in files:
-        contents.update(name.encode() + b"\0" + hashlib.sha256(Path(path).read_bytes()).digest())
+        contents.update(os.fsencode(name) + b"\0" + hashlib.sha256(Path(path).read_bytes()).digest())
     digest = contents.hexdigest()[:8]
     replace_file(memo, json.dumps({"site": str(site), "stamp": stamp.hexdigest(), "digest": digest}))
     return digest

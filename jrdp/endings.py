@@ -1,0 +1,150 @@
+"""How the command line ends: the one place that turns what files, machines and users can cause into a line and a code.
+
+0 all is done; 1 done, but something was skipped or found (the command said what), or a mistake of ours, with a
+traceback that says so; 2 bad input or a machine that could not do it, one line on standard error; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import Callable, Optional, TextIO
+
+from jrdp import files
+from jrdp.errors import UserError
+
+DONE, MISTAKE, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+# Errors of the system that no program can prevent; others without a file's name are mistakes of ours.
+_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EAGAIN}
+
+
+def run(command: Callable[[], None]) -> int:
+    """Call `command`, which may raise anything; print what there is to say and return the exit code."""
+    open_standard_streams()
+    code = DONE
+    try:
+        command()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else DONE if end.code is None else MISTAKE
+        if isinstance(end.code, str):
+            _say(end.code)
+        if code == INTERRUPTED:
+            _say("jrdp: interrupted")
+    except KeyboardInterrupt:
+        _say("jrdp: interrupted")
+        code = INTERRUPTED
+    except BaseException as error:
+        reason = reason_of(error)
+        if reason is None:
+            _say(
+                f"{traceback.format_exc()}jrdp: this is a mistake in jrdp, not in what you gave it: please report the "
+                "lines above and the command"
+            )
+            code = MISTAKE
+        else:
+            _say(f"jrdp: error: {reason}")
+            code = REFUSED
+    if code in (REFUSED, INTERRUPTED, MISTAKE):
+        files.remove_empty_folders()
+    lost = sys.stdout.finish() if isinstance(sys.stdout, _Unbreakable) else None
+    if lost is not None:
+        _say(f"jrdp: error: standard output could not be written ({lost}): what was printed is lost")
+        code = code or REFUSED
+    return code
+
+
+def reason_of(error: BaseException) -> Optional[str]:
+    """One line for what a user, a file or the machine caused; None for a mistake of ours."""
+    if isinstance(error, UserError):
+        return _one_line(str(error))
+    if type(error).__name__ == "WorkerDied":  # of jrdp.data.workers, which a command that starts none does not import
+        return _one_line(str(error))
+    if isinstance(error, MemoryError):
+        detail = _one_line(str(error))
+        return f"not enough memory{f' ({detail})' if detail else ''}: use smaller pictures or batches, or fewer jobs"
+    if isinstance(error, OSError) and error.strerror:
+        if isinstance(error.filename, (str, bytes)) and error.filename:
+            return _one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        if error.errno in _SYSTEM:
+            return error.strerror
+    return None
+
+
+def open_standard_streams() -> None:
+    """Make the three standard streams usable: closed ones lead nowhere, no text is refused, no failure raises.
+
+    The descriptors themselves are opened too: else the next file that is opened would get their number, and what
+    libraries print would be written into it.
+    """
+    for descriptor, name, mode in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, mode)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", closefd=False, errors="replace"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdout, "fileno") and not isinstance(sys.stdout, _Unbreakable):
+        sys.stdout = _Unbreakable(sys.stdout)
+
+
+class _Unbreakable:
+    """A text stream whose failures end no work: the rest is dropped, and `finish` tells why."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._lost: Optional[str] = None
+        self._dropping = False
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if not self._dropping:
+            try:
+                self._stream.write(text)
+            except OSError as error:
+                self._drop(error)
+        return len(text)
+
+    def flush(self) -> None:
+        if not self._dropping:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._drop(error)
+
+    def finish(self) -> Optional[str]:
+        """Flush; the reason why text was lost, or None. A reader that closed its pipe has had enough: not a loss."""
+        self.flush()
+        return self._lost
+
+    def _drop(self, error: OSError) -> None:
+        self._dropping = True
+        if error.errno != errno.EPIPE:
+            self._lost = error.strerror or str(error)
+        try:  # Python flushes once more when it ends, and complains
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        except (OSError, ValueError):
+            pass
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # nobody listens

@@ -1,0 +1,70 @@
+"""What ends a command: one line and code 2 for what users, files and machines cause; a traceback for our mistakes."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jrdp import endings, files
+from jrdp.errors import UserError
+
+
+def ended(capsys, error):
+    def command():
+        raise error
+
+    code = endings.run(command)
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (UserError("a\nb"), "a b"),
+        (MemoryError(), "not enough memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.json"), "x.json: No such file"),
+    ],
+)
+def test_what_users_files_and_machines_cause_is_one_line(capsys, error, words):
+    code, text = ended(capsys, error)
+    assert code == 2 and text.startswith("jrdp: error: ") and words in text and len(text.splitlines()) == 1
+
+
+def test_our_own_mistakes_keep_their_traceback_and_say_so(capsys):
+    for error in (KeyError("x"), OSError(errno.EPIPE, "Broken pipe"), TypeError("x")):
+        code, text = ended(capsys, error)
+        assert code == 1 and "Traceback" in text and "mistake in jrdp" in text
+
+
+def test_interrupted_is_130(capsys):
+    code, text = ended(capsys, KeyboardInterrupt())
+    assert (code, text) == (130, "jrdp: interrupted\n")
+
+
+def test_a_refused_command_leaves_no_empty_folder(capsys, tmp_path):
+    def command():
+        files.make_folder(tmp_path / "a" / "b")
+        files.make_folder(tmp_path / "kept")
+        (tmp_path / "kept" / "file").touch()
+        raise UserError("refused")
+
+    assert endings.run(command) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+CODE = "from jrdp import endings; import sys; sys.exit(endings.run(lambda: print('\\u00fc' * 9000)))"
+
+
+@pytest.mark.parametrize("redirect, code", [(">&-", 0), ("2>&-", 0), (">/dev/full", 2), ("| head -c 1 >/dev/null", 0)])
+def test_standard_output_closed_full_or_no_longer_read(redirect, code):
+    if "full" in redirect and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f'"$0" -c "$1" {redirect}', sys.executable, CODE],
+        capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=120,
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert ("standard output" in done.stderr) == (code == 2)
