@@ -14,7 +14,7 @@ from jrdp.machine.driver import read_driver
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "gpu_check.sh"
-DRIVER = ROOT / "tests" / "machine" / "pretend_gpu" / "driver.c"
+DRIVER = ROOT / "tests" / "softgpu" / "driver.c"
 
 # Stands in for the interpreter: answers what is asked of jrdp and pytest, and leaves the script's own helper to Python.
 INTERPRETER = """#!/bin/sh
@@ -33,7 +33,7 @@ esac
 @pytest.fixture
 def check(tmp_path):
     """`check("doctor", GPU_SECONDS=1)` -> the finished process, on a machine with a pretend driver."""
-    subprocess.run(["gcc", "-shared", "-fPIC", str(DRIVER), "-o", str(tmp_path / "libcuda.so.1")], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-w", str(DRIVER), "-o", str(tmp_path / "libcuda.so.1")], check=True)
     interpreter = tmp_path / "python"
     interpreter.write_text(INTERPRETER.format(python=sys.executable, folder=tmp_path))
     interpreter.chmod(0o755)
