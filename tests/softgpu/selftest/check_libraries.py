@@ -13,7 +13,7 @@ import ctypes
 import os
 import subprocess
 import sys
-from ctypes import POINTER, byref, c_double, c_float, c_int, c_longlong, c_size_t, c_uint64, c_void_p
+from ctypes import byref, c_double, c_float, c_int, c_longlong, c_size_t, c_uint64, c_void_p
 from pathlib import Path
 
 import numpy as np
