@@ -38,10 +38,16 @@ CUDA13 = [
     "nvidia-nvjitlink>=13,<14",
 ]
 
+ONNX = [
+    "onnx>=1.14,<2",  # writes the file of `jrdp export`; nothing else imports it
+    "onnxruntime>=1.16,<2",  # runs it
+]
+
 EXTRAS = {
     "torch": ["torch>=2.0", "torchvision>=0.15"],  # the PyTorch twin of `jrdp compare`; nothing else imports it
     "cuda13": CUDA13,
-    "dev": ["pytest>=7,<10"],  # the tests
+    "onnx": ONNX,
+    "dev": ["pytest>=7,<10", *ONNX],  # the tests, of the export too
 }
 
 setup(

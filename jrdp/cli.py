@@ -169,6 +169,19 @@ def convert(
 
 
 @app.command()
+def export(
+    target: Path = typer.Argument(..., metavar="MODEL.onnx", help="The ONNX file to write."),
+    weights: Path = WeightsOption,
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+) -> None:
+    """Write the whole network as ONNX: picture in; boxes, scores and masks out (docs/export.md). Needs the onnx extra."""
+    from jrdp.export import export as run
+
+    print(run(target, weights, config, settings))
+
+
+@app.command()
 def analyze(
     ground_truth: Path = typer.Option(..., "--ground-truth", help="COCO annotations."),
     compare: List[str] = typer.Option(..., "--compare", metavar="NAME=FILE", help="A COCO results file; repeatable."),

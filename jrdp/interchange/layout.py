@@ -24,6 +24,11 @@ class Entry:
     trainable: bool
 
 
+def blocks_of(backbone: str) -> tuple[int, int, int, int]:
+    """Bottlenecks in layer1..layer4 of "r50", "r101" or "x101"."""
+    return _BLOCKS[backbone]
+
+
 def backbone_layout(backbone: str, freeze_at: int = 2) -> list[Entry]:
     """The keys of ResNet "r50", "r101" or ResNeXt "x101" (32x8d); stages up to `freeze_at` (1: the stem) are frozen."""
     entries: list[Entry] = []
