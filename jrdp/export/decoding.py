@@ -30,8 +30,8 @@ def _level(
 ) -> tuple[str, str]:
     """One level's candidates: boxes `[k, 4]`, clipped, and scores `[k]`, in the order of their locations."""
     flat = graph.integers(-1)
-    probability = graph.op("Sigmoid", graph.op("Reshape", logits, flat))
-    score = graph.op("Mul", probability, graph.op("Sigmoid", graph.op("Reshape", centerness, flat)))
+    probability = graph.exact_sigmoid(graph.op("Reshape", logits, flat))
+    score = graph.op("Mul", probability, graph.exact_sigmoid(graph.op("Reshape", centerness, flat)))
     # Where nothing is above the threshold the best location is a candidate all the same. Where something is, the best
     # one is above it, so that "or" says both.
     best = graph.op("ReduceMax", probability, keepdims=1)

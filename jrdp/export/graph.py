@@ -101,6 +101,16 @@ class Graph:
         weight, bias = (self.constant(self.tensor(f"{norm}.{part}").reshape(-1, 1, 1)) for part in ("weight", "bias"))
         return self.op("Relu", self.op("Add", self.op("Mul", x, weight), bias))
 
+    def exact_sigmoid(self, x: str) -> str:
+        """The sigmoid as `fcos_decode.sigmoid` computes it: no two logits become one only because they are small.
+
+        ONNX Runtime's own takes every logit below -18 for -18, and which of a level's locations is the best would be lost.
+        """
+        small = self.op("Exp", self.op("Neg", self.op("Abs", x)))
+        one = self.constant(1)
+        above = self.op("Where", self.op("GreaterOrEqual", x, self.constant(0)), one, small)
+        return self.op("Div", above, self.op("Add", one, small))
+
     def resize_like(self, x: str, like: str) -> str:
         """Bilinear between pixel centres, without antialiasing, to height and width of `like`."""
         return self.op(
