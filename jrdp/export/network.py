@@ -5,8 +5,6 @@ Maps are `[1, C, H, W]`. Names of tensors are the released ones.
 
 from __future__ import annotations
 
-import numpy as np
-
 from jrdp.config import InputConfig, ModelConfig
 from jrdp.export.graph import Graph
 from jrdp.interchange.layout import blocks_of

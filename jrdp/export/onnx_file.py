@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Sequence
@@ -30,7 +31,7 @@ def export(
     if Path(target).suffix != ".onnx":
         raise UserError(f"cannot export to {target}: the name has to end in .onnx")
     try:
-        import onnx  # noqa: F401: only whether it is there; jrdp/export/graph.py uses it
+        importlib.import_module("onnx")  # what jrdp/export/graph.py builds with, asked for before weights are read
     except ImportError as error:
         raise UserError("jrdp export needs the onnx package: pip install 'jrdp[onnx]'") from error
     file = interchange.read(weights)
