@@ -317,10 +317,12 @@ def data_weights(
     source: Optional[Path] = typer.Option(None, "--source", help="A file at hand instead of a download."),
 ) -> None:
     """Fetch ImageNet weights of a backbone, check them, and store them with their preprocessing."""
+    from jrdp.files import sha256_of
     from jrdp.interchange import write_imagenet_weights
 
     file = write_imagenet_weights(backbone, target, source)
     print(f"{target}: {len(file.tensors)} tensors, {file.metadata['preprocessing']}")
+    print(f"{target}: SHA-256 {sha256_of(target)}")
 
 
 def main() -> None:

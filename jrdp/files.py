@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -45,7 +46,9 @@ def protected(path: str | Path) -> Path | None:
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file that replaces `path` when the block ends well and leaves no trace when it raises.
 
-    Raises `UserError` when the folder is missing or cannot be written to, or `path` is a protected input. An error of
+    The folder of `path` is made where it is missing.
+
+    Raises `UserError` when the folder cannot be made or written to, or `path` is a protected input. An error of
     the block that is not one of this file goes through as it is.
     """
     path = Path(path)
@@ -53,6 +56,10 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     temporary = None
     try:
         stream = None
+        try:
+            _make(path.parent)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         try:
             stream, temporary = _open_temporary(path)
             with _Output(stream) as output:
@@ -156,11 +163,6 @@ def _names(*paths: Path | None) -> set[str]:
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` in one step, creating its folder. Raises `UserError` where that is impossible."""
-    path = Path(path)
-    try:
-        _make(path.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
     with atomic_write(path) as stream:
         stream.write(data)
 
@@ -215,6 +217,24 @@ def make_folder(folder: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from error
     return folder
+
+
+def check_target(path: str | Path) -> None:
+    """Make sure that the file `path` can be written, making its folder, before long work is begun for it.
+
+    Raises `UserError` when that is impossible, or `path` is a protected input.
+    """
+    refuse_inputs(path)
+    make_folder(Path(path).parent)
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def remove_empty_folders() -> None:

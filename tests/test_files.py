@@ -10,7 +10,9 @@ import sys
 import pytest
 
 from jrdp.errors import UserError
-from jrdp.files import atomic_write, make_folder, parse_json, protect, read_json, remove_leftovers, write_bytes, write_json
+from jrdp.files import (
+    atomic_write, check_target, make_folder, parse_json, protect, read_json, remove_leftovers, write_bytes, write_json
+)
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -40,6 +42,14 @@ def test_json_goes_round_and_infinity_is_refused(tmp_path):
     assert not (tmp_path / "y.json").exists()
 
 
+def test_the_folder_of_a_file_is_made(tmp_path):
+    with atomic_write(tmp_path / "new" / "deeper" / "x.bin") as stream:
+        stream.write(b"x")
+    assert (tmp_path / "new" / "deeper" / "x.bin").read_bytes() == b"x"
+    check_target(tmp_path / "other" / "y.bin")
+    assert (tmp_path / "other").is_dir() and not list((tmp_path / "other").iterdir())
+
+
 def test_folders_and_files_in_the_way(tmp_path):
     (tmp_path / "file").touch()
     for call in (
@@ -47,6 +57,8 @@ def test_folders_and_files_in_the_way(tmp_path):
         lambda: make_folder(tmp_path / "file" / "below"),
         lambda: write_bytes(tmp_path / "file" / "x", b""),
         lambda: write_bytes(tmp_path, b""),
+        lambda: check_target(tmp_path),
+        lambda: check_target(tmp_path / "file" / "x"),
         lambda: read_json(tmp_path, "thing"),
         lambda: read_json(tmp_path / "none.json", "thing"),
     ):

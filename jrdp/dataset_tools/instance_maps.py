@@ -20,7 +20,7 @@ from jrdp.dataset_tools.matfile import Value, read_mat
 from jrdp.dataset_tools.outline import trace
 from jrdp.data.rle import encode_mask
 from jrdp.data.transforms import read_image
-from jrdp.files import write_json
+from jrdp.files import check_target, write_json
 from jrdp.errors import UserError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -77,6 +77,7 @@ def convert_instance_maps(
     for folder in (masks, images):
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
+    check_target(out)
     pictures = _by_stem(images, PICTURES)
     result = Conversion(Path(out))
     entries, annotations = [], []

@@ -46,7 +46,7 @@ def predict_video(
     total = frames if isinstance(source, int) else _known_length(capture, frames)
     started = time.monotonic()
     try:
-        for picture in tqdm(_read(capture, frames), total=total, unit="frame", desc=what):
+        for picture in tqdm(_read(capture, frames), total=total, unit="frame", desc=what, disable=None):
             if writer is None:
                 size = picture.shape[:2]
                 writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), fps, (size[1], size[0]))

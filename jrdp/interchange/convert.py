@@ -55,6 +55,7 @@ def convert(
     if target.suffix.lower() not in weight_file.SUFFIXES:
         raise UserError(f"cannot write {target}: the suffix must be one of {', '.join(weight_file.SUFFIXES)}")
     file = weight_file.read(source)
+    weight_file.check_writable(target)
     layout = expected_layout(file)
     matched = match(expected or {entry.name: entry.shape for entry in layout}, file)
     notes = [f"its entries {', '.join(file.others)} are not used"] if file.others else []

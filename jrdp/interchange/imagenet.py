@@ -21,6 +21,7 @@ from typing import Callable
 import numpy as np
 
 from jrdp.errors import UserError
+from jrdp.files import sha256_of
 from jrdp.interchange import weight_file
 from jrdp.interchange.backbones import DETECTRON_PREPROCESSING, Renamed
 from jrdp.interchange.layout import BACKBONE, backbone_layout
@@ -64,7 +65,11 @@ def imagenet_weights(backbone: str, source: str | Path | None = None, say: Calla
 def write_imagenet_weights(
     backbone: str, target: str | Path, source: str | Path | None = None, say: Callable[[str], None] = print
 ) -> WeightFile:
-    """`imagenet_weights`, written to `target` (a .safetensors whose header holds the preprocessing)."""
+    """`imagenet_weights`, written to `target` (a .safetensors whose header holds the preprocessing).
+
+    Nothing is fetched before it is known that `target` can be written; its folder is made where it is missing.
+    """
+    weight_file.check_writable(target)
     file = imagenet_weights(backbone, source, say)
     weight_file.write(target, file)
     return file
@@ -95,6 +100,8 @@ def _fetch(backbone: str, say: Callable[[str], None]) -> WeightFile:
                 f"no ImageNet weights for {backbone}: {'; '.join(reasons)}; fetch the file on another machine and name "
                 "it as the source"
             ) from error
+        # No digest of this file is known here, so what arrived is named; `_check` looks at what is in it.
+        say(f"{target.name}: SHA-256 {sha256_of(target)} (not checked: no published digest is known)")
         return _from_path(target)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jrdp.errors import UserError
 from jrdp.interchange import backbones
-from jrdp.files import atomic_write, parse_json
+from jrdp.files import atomic_write, check_target, parse_json
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.jittor_pickle import is_jittor, read_pickle, write_jittor
 from jrdp.interchange.layout import Likeness, likeness
@@ -187,6 +187,17 @@ def named(tensors: dict[str, Tensor], form: str) -> WeightFile:
     return WeightFile(renamed.tensors, format=form, naming=naming, rows=renamed.rows, metadata=metadata)
 
 
+def check_writable(path: str | Path) -> None:
+    """Make sure that weights can be written to `path`, making its folder, before they are fetched or computed.
+
+    Raises:
+        UserError: for a suffix that no format has, or a place that cannot be written to.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise UserError(f"cannot write {path}: the suffix must be one of {', '.join(SUFFIXES)}")
+    check_target(path)
+
+
 def write(path: str | Path, file: WeightFile, legacy: bool = False) -> list[str]:
     """Write by suffix, whole or not at all: .pth (`legacy`: as torch < 1.6), .pkl (Jittor), .safetensors.
 
@@ -200,10 +211,9 @@ def write(path: str | Path, file: WeightFile, legacy: bool = False) -> list[str]
     Raises:
         UserError: for another suffix, or a place that cannot be written to.
     """
+    check_writable(path)
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"cannot write {path}: the suffix must be one of {', '.join(SUFFIXES)}")
     if legacy and suffix not in (".pth", ".pt"):
         raise UserError(f"cannot write {path}: the legacy format is a .pth file")
     header = dict(file.metadata)

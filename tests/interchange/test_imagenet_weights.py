@@ -133,3 +133,21 @@ def test_a_download_is_read(monkeypatch, tmp_path):
     monkeypatch.setattr(imagenet.urllib.request, "urlopen", lambda url, timeout: open(tmp_path / "R-50.pkl", "rb"))
     file = interchange.imagenet_weights("r50", say=lambda line: None)
     assert file.naming == "caffe2" and len(file.tensors) == len(backbone_layout("r50"))
+
+
+def test_nothing_is_fetched_for_a_target_that_cannot_be_written(monkeypatch, tmp_path):
+    fetched = []
+    monkeypatch.setattr(imagenet, "_fetch", lambda *arguments: fetched.append(arguments))
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file" / "r50.safetensors", tmp_path / "r50.zip"):
+        with pytest.raises(UserError, match="cannot write"):
+            interchange.write_imagenet_weights("r50", target)
+    assert not fetched
+
+
+def test_the_folder_of_the_target_is_made(package, monkeypatch, tmp_path):
+    _, archive, digest = package
+    monkeypatch.setattr(imagenet, "NPM_DIGEST", digest)
+    target = tmp_path / "weights" / "r50.safetensors"
+    interchange.write_imagenet_weights("r50", target, archive)
+    assert interchange.read(target).likeness.backbone_only
