@@ -123,36 +123,65 @@ def predict(
     frames: Optional[int] = typer.Option(None, "--frames", min=1, help="Stop a video or camera after so many frames."),
     device: str = DeviceOption,
     jobs: int = JobsOption,
+    resume: bool = typer.Option(False, "--resume", help="Keep what an interrupted run of the same command has done."),
 ) -> None:
     """Find salient instances; writes predictions.json, NAME.png (overlay) and NAME_instances.png (index mask).
 
     A video gives NAME.mp4 (overlay) and NAME.json (the detections of every frame), in one process.
     """
     import jrdp
-    from jrdp.engine.pictures import list_pictures, output_names, split_videos
-    from jrdp.engine.predict import predict_files
-    from jrdp.files import make_folder
+    from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, split_videos
+    from jrdp.engine.predict import predict_files, tasks_of
+    from jrdp.engine.record import Record, is_finished
+    from jrdp.files import make_folder, protect
 
+    named = paths
     paths, videos = split_videos(paths)
     pictures = list_pictures(paths)
+    sources = [*pictures, *(video for video in videos if not isinstance(video, int))]
+    check_output_folder(named, sources, out)
+    protect(*sources, weights, *([config] if config else []))
+    tasks = tasks_of(pictures)
+    if resume and pictures and is_finished(out, tasks):
+        print(f"nothing left to do for {len(pictures)} pictures: {out / 'predictions.json'}")
+        pictures = []
+    asked = {
+        "weights": [str(weights.resolve()), weights.stat().st_size if weights.is_file() else 0],
+        "config": config.read_text(encoding="utf-8", errors="replace") if config and config.is_file() else None,
+        "settings": list(settings),
+        "threshold": threshold,
+    }
+    record = Record(out, asked, resume) if pictures else None
+    names = output_names(
+        [Path(f"camera_{video}") if isinstance(video, int) else video for video in videos],
+        taken=["predictions", "predictions.partial", *(task.name for task in tasks)],
+    )
+    if resume:
+        done = [name for name in names if all((out / f"{name}{suffix}").is_file() for suffix in (".mp4", ".json"))]
+        videos, names = [v for v, n in zip(videos, names) if n not in done], [n for n in names if n not in done]
     jobs = min(jobs, len(pictures))
     failed: List[str] = []
     if jobs > 1:
         from jrdp.engine.jobs import ModelSource, predict_with_jobs
 
         source = ModelSource(weights, config, device, tuple(settings))
-        failed = predict_with_jobs(jobs, source, pictures, out, threshold)
-    if jobs <= 1 or videos:
+        failed = predict_with_jobs(jobs, source, pictures, out, threshold, record)
+    if jobs == 1 or videos:
         model = jrdp.load(weights, config, device, settings)
         make_folder(out)
     if jobs == 1:
-        failed = predict_files(model, pictures, out, threshold)
+        failed = predict_files(model, pictures, out, threshold, record)
     if videos:
         from jrdp.engine.video import predict_video
 
-        names = output_names([Path(f"camera_{video}") if isinstance(video, int) else video for video in videos])
         for video, name in zip(videos, names):
-            predict_video(model, video, out, name, threshold, frames)
+            try:
+                predict_video(model, video, out, name, threshold, frames)
+            except UserError as error:
+                if len(videos) == 1 and not pictures:
+                    raise
+                failed.append(str(error))
+                print(f"jrdp: skipped: {error}", file=sys.stderr)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -23,9 +23,10 @@ from jrdp.config import Config
 from jrdp.data.transforms import read_image
 from jrdp.data.workers import WorkerDied, WorkerPool
 from jrdp.engine.evaluate import Batch, Found, TestSets, evaluate_found, find_in_batch
-from jrdp.engine.predict import Outcome, Task, collect, predict_picture, tasks_of
+from jrdp.engine.predict import Outcome, collect, predict_picture, tasks_of
+from jrdp.engine.record import Record, Task
 from jrdp.errors import UserError
-from jrdp.files import make_folder
+from jrdp.files import make_folder, protect
 
 if TYPE_CHECKING:
     from jrdp.engine.predictor import SalientInstanceModel
@@ -50,7 +51,9 @@ class ModelSource:
         return model
 
 
-def predict_with_jobs(jobs: int, source: ModelSource, pictures: list[Path], out: Path, threshold: float) -> list[str]:
+def predict_with_jobs(
+    jobs: int, source: ModelSource, pictures: list[Path], out: Path, threshold: float, record: Optional[Record] = None
+) -> list[str]:
     """`predict_files` with `jobs` processes; creates `out` once every job has its model.
 
     Raises:
@@ -59,7 +62,10 @@ def predict_with_jobs(jobs: int, source: ModelSource, pictures: list[Path], out:
     job = _PredictJob(source, out, threshold)
     with _pool(jobs, job.load, job.predict) as pool:
         make_folder(out)
-        return collect(pool.in_order(zip(tasks_of(pictures)), _AHEAD * jobs), len(pictures), out)
+        record = record or Record(out, {}, resume=False)
+        tasks = record.remaining(tasks_of(pictures))
+        outcomes = zip(tasks, pool.in_order(zip(tasks), _AHEAD * jobs))
+        return collect(outcomes, len(pictures), out, record)
 
 
 def evaluate_with_jobs(jobs: int, source: ModelSource, config: Config, test_sets: TestSets, out: Path) -> dict:
@@ -96,6 +102,7 @@ class _PredictJob(_Job):
         self._threshold = threshold
 
     def predict(self, task: Task) -> Outcome:
+        protect(task.picture)
         return predict_picture(self._model, partial(read_image, task.picture), task, self._out, self._threshold)
 
 

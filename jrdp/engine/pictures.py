@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
+from typing import Iterable
 
 from jrdp.errors import UserError
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
+_LONGEST = 220  # bytes of a name; most file systems take 255, with suffix
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -38,23 +44,58 @@ def split_videos(paths: list[Path]) -> tuple[list[Path], list[Path | int]]:
     for path in paths:
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
             videos.append(path)
-        elif str(path).isdigit() and not path.exists():
+        elif re.fullmatch("[0-9]{1,4}", str(path)) and not path.exists():
             videos.append(int(str(path)))
         else:
             others.append(path)
     return others, videos
 
 
-def output_names(pictures: list[Path]) -> list[str]:
-    """A name for each picture's outputs: its stem where that is unique, else the file name, else numbered."""
-    stems = Counter(picture.stem for picture in pictures)
-    taken: set[str] = set()
+def output_names(pictures: list[Path], taken: Iterable[str] = ()) -> list[str]:
+    """A name for each picture's outputs: its stem where that is unique, else the file name, else numbered.
+
+    Names that differ in case or Unicode form only count as one, as some file systems take them, and those that leave
+    no room for a suffix are shortened. `taken`: names that others have.
+    """
+    stems = Counter(_folded(picture.stem) for picture in pictures)
+    used = {_folded(name) for name in taken}
     names = []
     for picture in pictures:
-        name = base = picture.stem if stems[picture.stem] == 1 else picture.name
-        number = 2
-        while name in taken or f"{name}_instances" in taken:
+        base = _shortened(picture.stem if stems[_folded(picture.stem)] == 1 else picture.name)
+        name, number = base, 2
+        while used & {_folded(name), _folded(f"{name}_instances")}:
             name, number = f"{base}_{number}", number + 1
-        taken.update((name, f"{name}_instances"))
+        used.update((_folded(name), _folded(f"{name}_instances")))
         names.append(name)
     return names
+
+
+def check_output_folder(paths: list[Path], inputs: list[Path], out: Path) -> None:
+    """Raise `UserError` where predicting `inputs` into `out` would replace one, or take earlier results for pictures.
+
+    paths: what the user named; a folder among them must not be `out`, for its next run would find the results of this.
+    """
+    for path in paths:
+        if path.is_dir() and out.is_dir() and path.samefile(out):
+            raise UserError(f"--out {out} is the folder that the pictures are in: results would mix with them; name another")
+    results = {}
+    for source in inputs:
+        for suffix in (".png", "_instances.png", ".mp4", ".json"):
+            results.setdefault(_folded(f"{_shortened(source.stem)}{suffix}"), source)
+    for source in inputs:
+        if out.is_dir() and source.parent.resolve() == out.resolve() and _folded(source.name) in results:
+            other = results[_folded(source.name)]
+            raise UserError(f"{source} would be replaced by, or is, a result of {other} in --out {out}: name another folder")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _shortened(name: str) -> str:
+    """`name`, or its beginning and a digest of it where file systems would not take it with a suffix."""
+    data = os.fsencode(name)
+    if len(data) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:10]
+    return f"{data[: _LONGEST - 11].decode('utf-8', 'ignore')}~{digest}"

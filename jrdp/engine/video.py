@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Iterator
@@ -14,7 +16,7 @@ from jrdp import visualize
 from jrdp.engine.predict import coco_results
 from jrdp.engine.predictor import SalientInstanceModel
 from jrdp.errors import UserError
-from jrdp.files import write_json
+from jrdp.files import refuse_inputs, temporary_prefix, write_json
 
 CAMERA_FPS = 25.0  # of the written video, for a camera that does not tell its own
 
@@ -40,9 +42,22 @@ def predict_video(
     """
     capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
     what = f"camera {source}" if isinstance(source, int) else f"video {source}"
+    target = out / f"{name}.mp4"
+    for path in (target, out / f"{name}.json"):
+        refuse_inputs(path)
+    work = Path(tempfile.mkdtemp(prefix=temporary_prefix(name), dir=out))  # OpenCV would follow a link that waits there
+    try:
+        return _predict_video(model, capture, source, what, work / "video.mp4", target, name, threshold, frames)
+    finally:
+        capture.release()
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _predict_video(model, capture, source, what: str, unfinished: Path, target: Path, name: str, threshold, frames) -> int:
+    """`predict_video` with the source opened; `unfinished` is where the video grows, `target` where it ends."""
+    out = target.parent
     writer, results, count, size = None, [], 0, (0, 0)
     fps = capture.get(cv2.CAP_PROP_FPS) or CAMERA_FPS
-    target, unfinished = out / f"{name}.mp4", out / f".{name}.tmp.mp4"
     total = frames if isinstance(source, int) else _known_length(capture, frames)
     started = time.monotonic()
     try:
@@ -65,12 +80,13 @@ def predict_video(
         capture.release()
         if writer is not None:
             writer.release()
-        if count == 0:
-            unfinished.unlink(missing_ok=True)
     if count == 0:
         raise UserError(f"cannot read any frame of {what}: not a video, damaged, or in use by another program")
-    unfinished.replace(target)
+    written = _count_frames(unfinished)
+    if written != count:  # OpenCV does not say so when the disk is full
+        raise UserError(f"cannot write {target}: only {written} of its {count} frames could be stored (is the disk full?)")
     write_json(out / f"{name}.json", {"fps": fps, "size": list(size), "frames": count, "results": results})
+    unfinished.replace(target)
     speed = count / (time.monotonic() - started)
     print(f"{what}: {count} frames at {speed:.1f} frames/s, {len(results)} detections: {target}")
     return count
@@ -85,6 +101,16 @@ def _read(capture: cv2.VideoCapture, frames: int | None) -> Iterator[np.ndarray]
             return
         yield picture[:, :, ::-1]
         count += 1
+
+
+def _count_frames(path: Path) -> int:
+    """How many frames of a video can be read; 0 for a file that is cut before its index."""
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.grab():
+        count += 1
+    capture.release()
+    return count
 
 
 def _known_length(capture: cv2.VideoCapture, frames: int | None) -> int | None:

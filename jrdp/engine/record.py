@@ -1,0 +1,159 @@
+"""What `jrdp predict` has done so far, on disk, so that a run that ends early loses nothing.
+
+`predictions.partial.jsonl` gets one line as soon as the files of a picture are written: first what the run was asked
+for, then `{"picture", "name", "stamp", "image_id", "results"}`. At the end the lines become `predictions.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from jrdp.errors import UserError
+from jrdp.files import atomic_write, parse_json, refuse_inputs
+
+NAME = "predictions.partial.jsonl"
+
+
+class Task(NamedTuple):
+    """A picture, its COCO image id, and what its output files are called."""
+
+    image_id: int
+    picture: Path
+    name: str
+
+
+class Record:
+    """The pictures of a run that are done. Memory holds a few numbers a picture, never the detections.
+
+    Args:
+        asked: plain values that a run has to share with the one it continues (weights, settings, threshold).
+        resume: keep what an earlier run in `out` has recorded. Raises `UserError` when that was asked something else.
+    """
+
+    def __init__(self, out: Path, asked: dict, resume: bool):
+        self._out, self._path, self._file = out, out / NAME, None
+        self._header = json.dumps({"asked": asked}, sort_keys=True).encode() + b"\n"
+        self._done: dict[str, tuple[int, str, list]] = {}  # picture -> offset of its line, name, stamp
+        self._places: list[tuple[int, int]] = []  # image id, offset
+        self._end = 0
+        refuse_inputs(self._path)
+        if resume and self._path.exists():
+            self._read()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def remaining(self, tasks: list[Task]) -> list[Task]:
+        """Those of `tasks` that are not done; the others count as done under their new image ids."""
+        left = []
+        for task in tasks:
+            offset, name, stamp = self._done.get(str(task.picture), (0, "", []))
+            files = [self._out / f"{task.name}{suffix}" for suffix in (".png", "_instances.png")]
+            if name == task.name and stamp == _stamp(task.picture) and all(map(os.path.isfile, files)):
+                self._places.append((task.image_id, offset))
+            else:
+                left.append(task)
+        return left
+
+    def __enter__(self) -> Record:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            self._file = os.fdopen(os.open(self._path, flags, 0o666), "r+b")
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+            if self._end == 0:
+                self._append(self._header)
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            pass  # every line was flushed when it was added
+        if kind is not None and self._places:
+            text = f"jrdp: {len(self._places)} pictures are kept in {self._out}: the same command with --resume does the rest"
+            print(text, file=sys.stderr)
+
+    def add(self, task: Task, results: list[dict]) -> None:
+        """Record a picture whose files are written. Raises `UserError` when the disk is full."""
+        line = {"picture": str(task.picture), "name": task.name, "stamp": _stamp(task.picture), "results": results}
+        place = self._file.tell()
+        try:
+            self._append(json.dumps(line, allow_nan=False).encode() + b"\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+        self._places.append((task.image_id, place))
+
+    def finish(self, keep: bool = False) -> int:
+        """Write `predictions.json` in the order of the image ids; returns how many detections it holds.
+
+        The record is removed unless it is to be kept, for a `--resume` that does what could not be written.
+        """
+        detections = 0
+        with open(self._path, "rb") as lines, atomic_write(self._out / "predictions.json") as stream:
+            stream.write(b"[")
+            for image_id, place in sorted(self._places):
+                lines.seek(place)
+                for entry in json.loads(lines.readline())["results"]:
+                    separator = ", " if detections else ""
+                    stream.write(f"{separator}{json.dumps({**entry, 'image_id': image_id})}".encode())
+                    detections += 1
+            stream.write(b"]\n")
+        if not keep:
+            self._path.unlink(missing_ok=True)
+        return detections
+
+    def _append(self, line: bytes) -> None:
+        self._file.write(line)
+        self._file.flush()
+
+    def _read(self) -> None:
+        try:
+            with open(self._path, "rb") as lines:
+                first = lines.readline()
+                if not first.endswith(b"\n"):
+                    return  # killed before anything was done
+                if first != self._header:
+                    raise UserError(
+                        f"--resume with other weights, settings or threshold than {self._path}: give the same ones, or "
+                        "leave --resume out to begin anew"
+                    )
+                self._end = len(first)
+                for line in lines:
+                    try:
+                        entry = parse_json(line)
+                        whole = line.endswith(b"\n") and isinstance(entry["results"], list)
+                        place = (self._end, entry["name"], entry["stamp"])
+                        picture = entry["picture"]
+                    except (ValueError, KeyError, TypeError):
+                        return
+                    if not whole:
+                        return  # a run killed in the middle of a line
+                    self._done[str(picture)] = place
+                    self._end += len(line)
+        except OSError as error:
+            raise UserError(f"cannot read {self._path}: {error.strerror}") from error
+
+
+def is_finished(out: Path, tasks: list[Task]) -> bool:
+    """Whether an earlier run in `out` came to its end and left the files of every task."""
+    return (
+        (out / "predictions.json").is_file()
+        and not (out / NAME).exists()
+        and all((out / f"{task.name}{suffix}").is_file() for task in tasks for suffix in (".png", "_instances.png"))
+    )
+
+
+def _stamp(picture: Path) -> list[int]:
+    """What changes when the picture does; nothing for one that cannot be looked at."""
+    try:
+        status = os.stat(picture)
+    except (OSError, ValueError):
+        return []
+    return [status.st_size, status.st_mtime_ns]

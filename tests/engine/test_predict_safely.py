@@ -1,0 +1,108 @@
+"""`jrdp predict` replaces no input, and loses nothing that was done."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jrdp.engine.pictures import check_output_folder, output_names
+from jrdp.engine.predict import Outcome, collect, tasks_of
+from jrdp.engine.record import NAME, Record, is_finished
+from jrdp.errors import UserError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.jpg", "b.png", "c.jpg"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def test_results_never_go_where_inputs_are(photos, tmp_path):
+    pictures = sorted(photos.iterdir())
+    (tmp_path / "link").symlink_to(photos)
+    for out in (photos, tmp_path / "link", photos / ".." / "photos"):
+        with pytest.raises(UserError, match="name another"):
+            check_output_folder([photos], pictures, out)
+        with pytest.raises(UserError, match="b.png"):
+            check_output_folder(pictures, pictures, out)  # b.png would become its own overlay
+    check_output_folder([photos], pictures, tmp_path / "other")
+    check_output_folder([pictures[0]], [pictures[0]], photos)  # beside a.jpg: a.png is free
+
+
+def test_earlier_results_are_not_taken_for_pictures(photos):
+    (photos / "a_instances.png").touch()
+    files = [photos / "a.jpg", photos / "a_instances.png"]
+    with pytest.raises(UserError, match="is, a result of"):
+        check_output_folder(files, files, photos)
+    clip = photos / "clip.mp4"
+    clip.touch()
+    with pytest.raises(UserError, match="clip.mp4"):
+        check_output_folder([clip], [clip], photos)
+
+
+def test_names_are_unique_over_everything_and_fit(tmp_path):
+    names = output_names([tmp_path / "x.jpg", tmp_path / "X.png", tmp_path / "x_instances.jpg"])
+    assert len({name.casefold() for name in names}) == 3
+    assert output_names([tmp_path / "predictions.mp4"], taken=["predictions"]) == ["predictions_2"]
+    long = output_names([tmp_path / ("ü" * 125 + end) for end in ("a.jpg", "b.jpg")])
+    assert len(set(long)) == 2 and all(len(os.fsencode(f".{name}_instances.png")) <= 255 for name in long)
+
+
+def outcomes(tasks, out, stop_at=None):
+    for task in tasks:
+        if task.picture.name == stop_at:
+            raise KeyboardInterrupt
+        for suffix in (".png", "_instances.png"):
+            (out / f"{task.name}{suffix}").touch()
+        yield task, Outcome([{"image_id": task.image_id, "file_name": task.picture.name, "score": 0.5}])
+
+
+def predict(photos, out, stop_at=None, resume=False, asked="w"):
+    pictures = sorted(photos.iterdir())
+    record = Record(out, {"weights": asked}, resume)
+    tasks = record.remaining(tasks_of(pictures))
+    collect(outcomes(tasks, out, stop_at), len(pictures), out, record)
+    return [task.picture.name for task in tasks]
+
+
+def test_an_interrupted_run_is_continued(photos, tmp_path, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    whole.mkdir(), out.mkdir()
+    predict(photos, whole)
+    with pytest.raises(KeyboardInterrupt):
+        predict(photos, out, stop_at="c.jpg")
+    assert "2 pictures are kept" in capsys.readouterr().err
+    with open(out / NAME, "ab") as stream:
+        stream.write(b'{"picture": "cut')  # as a kill leaves it
+    assert not is_finished(out, tasks_of(sorted(photos.iterdir())))
+    with pytest.raises(UserError, match="other weights"):
+        predict(photos, out, resume=True, asked="v")
+    assert predict(photos, out, resume=True) == ["c.jpg"]
+    assert (out / "predictions.json").read_bytes() == (whole / "predictions.json").read_bytes()
+    assert [entry["image_id"] for entry in json.loads((out / "predictions.json").read_text())] == [1, 2, 3]
+    assert not (out / NAME).exists() and is_finished(out, tasks_of(sorted(photos.iterdir())))
+
+
+def test_changed_pictures_and_lost_files_are_done_again(photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        predict(photos, out, stop_at="c.jpg")
+    (out / "a.png").unlink()
+    Image.fromarray(np.ones((9, 9, 3), np.uint8)).save(photos / "b.png")
+    assert predict(photos, out, resume=True) == ["a.jpg", "b.png", "c.jpg"]
+
+
+def test_a_link_planted_where_the_record_goes_is_not_followed(photos, tmp_path):
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("precious")
+    (out / NAME).symlink_to(victim)
+    with pytest.raises(UserError):
+        predict(photos, out)
+    assert victim.read_text() == "precious"
