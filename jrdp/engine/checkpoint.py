@@ -14,6 +14,7 @@ import numpy as np
 
 from jrdp import interchange
 from jrdp.config import Config, parse_config
+from jrdp.engine.weights import check_finite
 from jrdp.errors import UserError
 from jrdp.interchange import WeightFile, native
 from jrdp.interchange.training import TrainingState
@@ -55,4 +56,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if state is None or "config" not in file.metadata:
         raise UserError(f"{path} holds weights only, no training state: start from it with --weights {path}")
     config = parse_config(file.metadata["config"], f"in {path}")
+    check_finite(file.tensors, path)
+    check_finite(state.momentum, path)
     return Checkpoint(file.tensors, state.momentum, config, state.iteration)

@@ -15,7 +15,7 @@ from jrdp.config import Config
 from jrdp.data.coco import CocoDataset
 from jrdp.data.loader import prefetch
 from jrdp.data.transforms import PreparedImage, batch_images
-from jrdp.files import make_folder, write_json
+from jrdp.files import make_folder, protect, write_json
 from jrdp.engine.inference import detect_batch
 from jrdp.evaluation.coco_metrics import evaluate_with_curves, format_metrics
 from jrdp.evaluation.curves import write_pr_curves
@@ -57,8 +57,10 @@ def evaluate_datasets(network, config: Config, test_sets: TestSets, out: Path) -
 def evaluate_found(find: Find, config: Config, test_sets: TestSets, out: Path) -> dict:
     """As `evaluate_datasets`, with the detections that `find` gives."""
     metrics = {}
+    folders = folder_names([name for name, _ in test_sets])
     for number, (name, dataset) in enumerate(test_sets):
-        folder = out if len(test_sets) == 1 else out / _folder_name(name)
+        protect(dataset.json_path)
+        folder = out if len(test_sets) == 1 else out / folders[number]
         make_folder(folder)
         batches = batches_of(dataset, config)
         found = Found([], [])
@@ -107,6 +109,15 @@ def _write_evaluation(name: str, dataset: CocoDataset, found: Found, out: Path) 
     return metrics
 
 
-def _folder_name(dataset: str) -> str:
-    """`ecssd/imgs:ecssd/val.json` -> `ecssd_val`: what tells apart datasets that are named by their paths."""
-    return dataset.rpartition(":")[2].replace(".json", "").strip("/.").replace("/", "_")
+def folder_names(datasets: list[str]) -> list[str]:
+    """A folder for each test set, `ecssd/imgs:ecssd/val.json` -> `ecssd_val`; numbered where two would be the same."""
+    taken: set[str] = set()
+    names = []
+    for dataset in datasets:
+        name = base = dataset.rpartition(":")[2].replace(".json", "").strip("/.").replace("/", "_")[-100:] or "test"
+        number = 2
+        while name.casefold() in taken:
+            name, number = f"{base}_{number}", number + 1
+        taken.add(name.casefold())
+        names.append(name)
+    return names

@@ -20,9 +20,18 @@ def for_prediction(network: RDPNet, config: Config) -> RDPNet | FastNetwork:
         UserError: for "fast" on a GPU, or with a part of the network that the engine does not know.
     """
     engine = config.test.engine
-    reason = "it runs on the CPU only: add --device cpu" if jt.flags.use_cuda else unsupported(config.model)
-    if engine == "plain" or (engine == "auto" and reason):
+    if engine == "plain" or (engine == "auto" and _obstacle(config)):
         return network
+    refuse_unfit_engine(config)
+    return FastNetwork({name: value.numpy() for name, value in named_tensors(network).items()}, config.model)
+
+
+def refuse_unfit_engine(config: Config) -> None:
+    """Raise `UserError` where the fast engine cannot run `config` on the device in use."""
+    reason = _obstacle(config)
     if reason:
         raise UserError(f"test.engine=fast cannot be used here ({reason}); use --set test.engine=plain")
-    return FastNetwork({name: value.numpy() for name, value in named_tensors(network).items()}, config.model)
+
+
+def _obstacle(config: Config) -> str | None:
+    return "it runs on the CPU only: add --device cpu" if jt.flags.use_cuda else unsupported(config.model)

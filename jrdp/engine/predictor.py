@@ -13,6 +13,7 @@ from jrdp.config import Config
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.engine.inference import detect_batch, sorted_by_score
 from jrdp.engine.network import for_prediction
+from jrdp.engine.weights import check_finite
 from jrdp.interchange import WeightFile
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors
@@ -106,7 +107,9 @@ def build(file: WeightFile, config: Config) -> SalientInstanceModel:
     """
     network = RDPNet(config.model)
     shapes = {name: tuple(value.shape) for name, value in named_tensors(network).items()}
-    assign_state(network, interchange.match(shapes, file).tensors)
+    tensors = interchange.match(shapes, file).tensors
+    check_finite(tensors, file.path)
+    assign_state(network, tensors)
     return SalientInstanceModel(for_prediction(network, config), config)
 
 

@@ -68,6 +68,14 @@ class Solver:
         """The gradients of the last `backward`, by parameter name."""
         return self._by_name("grads")
 
+    def broken_gradients(self) -> list[str]:
+        """Names of the parameters whose gradient holds NaN or infinity; one number is read where all are finite."""
+        gradients = self.gradients()
+        # NaN and infinity stay in a sum of absolute values, whatever a compiler assumes about numbers being finite.
+        sums = {name: value.float32().abs().sum() for name, value in gradients.items()}
+        each = jt.concat([value.reshape(1) for value in sums.values()]).numpy()
+        return [name for name, value in zip(sums, each) if not np.isfinite(value)]
+
     def momentum(self) -> dict[str, np.ndarray]:
         """The momentum buffers, float32 in the parameters' shapes, by parameter name."""
         return {name: value.numpy() for name, value in self._by_name("values").items()}

@@ -6,7 +6,7 @@ import jittor as jt
 
 from jrdp import interchange
 from jrdp.config import Config
-from jrdp.engine.weights import check_preprocessing, expected_tensors, is_backbone_only
+from jrdp.engine.weights import check_finite, check_preprocessing, expected_tensors, is_backbone_only
 from jrdp.interchange import WeightFile
 from jrdp.models.layers import FrozenBatchNorm
 from jrdp.models.state import assign_state, named_tensors
@@ -46,6 +46,7 @@ def initialise(model, file: WeightFile) -> str:
     tensors = named_tensors(model)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     matched = interchange.match(expected_tensors(shapes, file), file)
+    check_finite(matched.tensors, file.path)
     assign_state(model, {**{name: value.numpy() for name, value in tensors.items()}, **matched.tensors})
     what = "the ImageNet backbone" if is_backbone_only(file) else "all weights"
     return f"starting from {file.path}: {what}, {len(matched.tensors)} tensors"

@@ -20,11 +20,12 @@ from jrdp.engine.ahead import BatchesAhead
 from jrdp.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from jrdp.engine.curves import plot_curves
 from jrdp.engine.evaluate import evaluate_datasets
-from jrdp.engine.network import for_prediction
+from jrdp.engine.network import for_prediction, refuse_unfit_engine
+from jrdp.engine.run_lock import run_lock
 from jrdp.engine.solver import Solver
 from jrdp.engine.start import initialise, read_start, start_from_scratch
 from jrdp.errors import UserError
-from jrdp.files import make_folder, write_text
+from jrdp.files import make_folder, parse_json, write_text
 from jrdp.interchange import WeightFile
 from jrdp.models.layers import use_half_convolutions
 from jrdp.models.rdpnet import RDPNet
@@ -46,6 +47,12 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
         UserError: for missing data or weights, an occupied or read-only `out`, nothing to resume, or a loss that is
             not finite (the message names the iteration and the pictures).
     """
+    _check_end(config)
+    with run_lock(out, resume):
+        return _train(config, out, resume)
+
+
+def _train(config: Config, out: Path, resume: bool) -> dict:
     state = _open_run(config, out, resume)
     dataset = load_dataset(config.data.train, config, training=True)
     test_sets = [(name, load_dataset([name], config, training=False)) for name in config.data.test]
@@ -85,6 +92,7 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
                 if iteration < last:
                     batches.prepare()
             values = _values(losses, batch, iteration)
+            _check_gradients(solver, batch, iteration)
             rate = solver.step(iteration)
             now = time.monotonic()
             log.write({"iteration": iteration, "lr": rate, **values, "seconds": round(now - clock, 4)})
@@ -133,6 +141,17 @@ def _values(losses: dict[str, jt.Var], batch, iteration: int) -> dict[str, float
     return values
 
 
+def _check_gradients(solver: Solver, batch, iteration: int) -> None:
+    """Raise `UserError` when a gradient is not finite: a step would put it into weights, momentum and checkpoint."""
+    broken = solver.broken_gradients()
+    if broken:
+        raise UserError(
+            f"the gradient of {broken[0]} (and {len(broken) - 1} more) is not finite at iteration {iteration}, pictures "
+            f"{batch.image_ids}: look at these annotations, or lower solver.base_lr; last.safetensors is from before "
+            "this iteration"
+        )
+
+
 def _finish(model, config: Config, out: Path, test_sets) -> dict:
     if not distributed.is_main():
         return {}
@@ -162,10 +181,18 @@ def _open_run(config: Config, out: Path, resume: bool):
                 "give the same --config and --set, or train into another folder"
             )
         return state
-    if (out / "last.safetensors").exists():
-        raise UserError(f"{out} already holds a run: add --resume to continue it, or give another --out")
+    held = [name for name in ("last.safetensors", "final.safetensors", "log.jsonl", "config.yaml") if (out / name).exists()]
+    if held:
+        there = "add --resume to continue it, or" if held[0] == "last.safetensors" else "it has no checkpoint to continue;"
+        raise UserError(f"{out} already holds a run ({', '.join(held)}): {there} give another --out")
     make_folder(out)
     return None
+
+
+def _check_end(config: Config) -> None:
+    """Raise `UserError` for what would only fail after the last iteration: the engine of the closing test."""
+    if config.test.engine == "fast":
+        refuse_unfit_engine(config)
 
 
 def _differences(config: Config, saved: Config) -> list[str]:
@@ -202,12 +229,12 @@ class _Log:
         self._path = path
         kept = []
         if first and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    if json.loads(line)["iteration"] <= first:
+                    if int(parse_json(line)["iteration"]) <= first:
                         kept.append(line + "\n")
-                except (ValueError, KeyError):
-                    break  # a run killed in the middle of a line
+                except (ValueError, KeyError, TypeError, OverflowError):
+                    continue  # cut by a kill, or written by somebody else
         if distributed.is_main():
             write_text(path, "".join(kept))
         self._file = None

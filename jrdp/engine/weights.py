@@ -10,6 +10,7 @@ from jrdp import interchange
 from jrdp.config import Config, load_config, parse_config
 from jrdp.errors import UserError
 from jrdp.interchange import WeightFile
+from jrdp.interchange.tensors import as_float32
 
 BACKBONE = "backbone.body."
 
@@ -41,6 +42,18 @@ def config_of(file: WeightFile, config: str | Path | Config | None, overrides: l
         chosen = load_config(None, overrides, base=parse_config(stored, f"stored in {file.path}"))
     check_preprocessing(file, chosen)
     return chosen
+
+
+def check_finite(tensors: dict, path: str | Path | None) -> None:
+    """Raise `UserError` naming the first tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        values = as_float32(tensor)
+        if not np.isfinite(values).all():
+            count = int(values.size - np.isfinite(values).sum())
+            raise UserError(
+                f"{path or 'the weights'}: {name} holds NaN or infinity ({count} of {values.size} numbers): the training "
+                "that wrote it had diverged; take an earlier checkpoint"
+            )
 
 
 def check_preprocessing(file: WeightFile, config: Config) -> None:

@@ -1,0 +1,66 @@
+"""The folder of a training: one process at a time, nothing of an earlier run lost, no rubbish left."""
+
+import numpy as np
+import pytest
+
+from jrdp.engine.evaluate import folder_names
+from jrdp.engine.run_lock import run_lock
+from jrdp.engine.weights import check_finite
+from jrdp.errors import UserError
+
+
+def test_a_second_training_into_one_folder_is_refused(tmp_path):
+    with run_lock(tmp_path, False):
+        with pytest.raises(UserError, match="another process is training"):
+            with run_lock(tmp_path, True):
+                pass
+    with run_lock(tmp_path, False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_runs_left_is_removed_and_the_rest_stays(tmp_path):
+    left = (".last.safetensors.ab12cd3_", ".last.state-20.safetensors.abcdefgh", ".final.safetensors.abcdefgh")
+    kept = ("last.safetensors", "last.state-20.safetensors", ".mine")
+    for name in left + kept:
+        (tmp_path / name).touch()
+    with run_lock(tmp_path, True):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "config.yaml", "last.safetensors", "final.safetensors"])
+def test_a_folder_with_anything_of_a_run_is_protected(tmp_path, name):
+    from jrdp.config import Config
+    from jrdp.engine.train import _open_run
+
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match="already holds a run"):
+        _open_run(Config(), tmp_path, False)
+
+
+def test_folders_of_test_sets_are_unique():
+    assert folder_names(["x/imgs:set/val.json", "y/imgs:set/val.json", "z:set_val.json", "z:SET_val.json"]) == [
+        "set_val", "set_val_2", "set_val_3", "SET_val_4",
+    ]
+
+
+def test_weights_that_are_not_finite_are_named():
+    check_finite({"a": np.ones(3, np.float32)}, "w.pth")
+    for value in (np.nan, np.inf):
+        with pytest.raises(UserError, match=r"w.pth: b holds NaN or infinity \(1 of 3"):
+            check_finite({"a": np.ones(2, np.float32), "b": np.array([1, value, 2], np.float32)}, "w.pth")
+
+
+def test_an_infinite_gradient_is_found_before_it_is_applied():
+    import jittor as jt
+
+    from jrdp.config import SolverConfig
+    from jrdp.engine.solver import Solver
+
+    good, bad = jt.array(np.ones(2, np.float32)), jt.array(np.zeros(2, np.float32))
+    solver = Solver({"good": good, "bad": bad}, SolverConfig())
+    solver.backward((good * 2).sum())
+    assert solver.broken_gradients() == []
+    solver.backward((good * 2).sum() + (bad * jt.array(np.float32([np.inf, 1]))).sum())
+    assert solver.broken_gradients() == ["bad"]
