@@ -47,6 +47,7 @@ EXTRAS = {
     "torch": ["torch>=2.0", "torchvision>=0.15"],  # the PyTorch twin of `jrdp compare`; nothing else imports it
     "cuda13": CUDA13,
     "onnx": ONNX,
+    "demo": ["gradio>=4.44,<7"],  # the page of `jrdp demo`
     "dev": ["pytest>=7,<10", *ONNX],  # the tests, of the export too
 }
 

@@ -211,6 +211,22 @@ def export(
 
 
 @app.command()
+def demo(
+    weights: Path = WeightsOption,
+    config: Optional[Path] = ConfigOption,
+    settings: List[str] = SetOption,
+    port: int = typer.Option(7860, "--port", min=1, max=65535, help="Of 127.0.0.1, where the page is served."),
+    device: str = DeviceOption,
+) -> None:
+    """Serve a page on this machine to try a model on: drop a photograph, move the threshold. Needs the demo extra."""
+    import jrdp
+    from jrdp.demo.page import need_gradio, serve
+
+    need_gradio()
+    serve(jrdp.load(weights, config, device, settings), port)
+
+
+@app.command()
 def analyze(
     ground_truth: Path = typer.Option(..., "--ground-truth", help="COCO annotations."),
     compare: List[str] = typer.Option(..., "--compare", metavar="NAME=FILE", help="A COCO results file; repeatable."),

@@ -1,0 +1,70 @@
+"""The page: a photograph in, a threshold, the instances and their files out."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+from jrdp.demo.answers import COLUMNS, answer
+from jrdp.engine.predictor import SalientInstanceModel
+from jrdp.errors import UserError
+
+ADDRESS = "127.0.0.1"  # this machine alone
+
+
+def need_gradio():
+    """The gradio module, which asks nobody on the network about its version. Raises `UserError` without it."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        return importlib.import_module("gradio")
+    except ImportError as error:
+        raise UserError("jrdp demo needs the gradio package: pip install 'jrdp[demo]'") from error
+
+
+def build(model: SalientInstanceModel, folder: Path):
+    """The page (`gradio.Blocks`) for `model`; files to download go to new folders in `folder`.
+
+    The network runs once a photograph, one photograph at a time; moving the threshold only draws again.
+    """
+    gradio = need_gradio()
+    one_at_a_time = threading.Lock()
+
+    def draw(prediction, threshold: float):
+        if prediction is None:
+            return None, [], None
+        with one_at_a_time:  # pasting masks runs kernels, as the network does
+            return tuple(answer(prediction, threshold, Path(tempfile.mkdtemp(dir=folder))))
+
+    def predict(photo, threshold: float):
+        if photo is None:
+            return None, None, [], None
+        with one_at_a_time:
+            prediction = model.predict(photo)
+        return (prediction, *draw(prediction, threshold))
+
+    with gradio.Blocks(title="jrdp", analytics_enabled=False) as page:
+        gradio.Markdown("# jrdp: salient instances")
+        kept = gradio.State(None)
+        with gradio.Row():
+            photo = gradio.Image(type="numpy", label="photograph")
+            overlay = gradio.Image(type="numpy", label="instances", interactive=False)
+        threshold = gradio.Slider(0.0, 1.0, value=0.5, step=0.01, label="threshold of the score")
+        table = gradio.Dataframe(headers=COLUMNS, interactive=False, label="instances above the threshold")
+        files = gradio.File(file_count="multiple", interactive=False, label="download")
+        shown = [overlay, table, files]
+        photo.change(predict, [photo, threshold], [kept, *shown], api_name="predict")
+        threshold.release(draw, [kept, threshold], shown, api_name="draw")
+    return page
+
+
+def serve(model: SalientInstanceModel, port: int) -> None:
+    """Serve the page on this machine alone until interrupted."""
+    with tempfile.TemporaryDirectory(prefix="jrdp-demo-") as folder:
+        page = build(model, Path(folder))
+        try:
+            page.launch(server_name=ADDRESS, server_port=port, share=False, allowed_paths=[folder])
+        except OSError as error:
+            raise UserError(f"cannot serve the page on {ADDRESS}:{port}: {error}; choose another --port") from error
