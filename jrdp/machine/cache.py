@@ -5,25 +5,65 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import Callable
 
 
-def jittor_home() -> Path:
-    """The folder that holds `.cache/jittor`, found as Jittor finds it.
+# Jittor puts paths of its cache into shell commands without quotes.
+_UNQUOTED = re.compile(r"""[\s"'$&();<>|*?`\\!#~\[\]{}]""")
 
-    That is JITTOR_HOME, else what `~/.cache/jittor/config.json` remembers from the last process that set it, else the
-    home folder. Jittor itself writes that file whenever JITTOR_HOME differs from what it remembers.
+
+def jittor_home() -> Path:
+    """The folder that holds `.cache/jittor`: JITTOR_HOME (empty counts as unset), else what Jittor itself remembers in
+    `~/.cache/jittor/config.json`, else the home folder.
+
+    Where that path has a space or another character of the shell, it is a link without one to the same folder. Raises
+    `OSError` when there can be no such link.
     """
+    return _plain(chosen_home())
+
+
+def chosen_home() -> Path:
+    """`jittor_home()` as the user named it."""
     if os.environ.get("JITTOR_HOME"):
         return Path(os.environ["JITTOR_HOME"]).absolute()
     try:
         remembered = json.loads((Path.home() / ".cache" / "jittor" / "config.json").read_text())["JITTOR_HOME"]
-        return Path(remembered).absolute()
+        if remembered:
+            return Path(remembered).absolute()
     except (OSError, ValueError, KeyError, TypeError):
-        return Path.home()
+        pass
+    return Path.home()
+
+
+def home_for_import(home: Path) -> Path:
+    """A folder to be `HOME` while Jittor is imported: its `config.json` says `home` already, so Jittor, which keeps what
+    JITTOR_HOME was there and uses it for ever after, has nothing to write."""
+    folder = own_folder() / "home"
+    replace_file(folder / ".cache" / "jittor" / "config.json", json.dumps({"JITTOR_HOME": str(home)}))
+    return folder
+
+
+def _plain(home: Path) -> Path:
+    if not _UNQUOTED.search(str(home)):
+        return home
+    folder = Path(f"/tmp/jrdp-{os.getuid()}")  # always the same, so that what is compiled is found again
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise OSError(f"its path has a space, and {folder}, where a link without one belongs, is not ours alone")
+    home.mkdir(parents=True, exist_ok=True)
+    link = folder / fingerprint(home)
+    try:
+        link.symlink_to(home)
+    except FileExistsError:
+        if os.readlink(link) != str(home):
+            raise OSError(f"its path has a space, and {link} leads elsewhere") from None
+    return link
 
 
 def cache_root() -> Path:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Iterator, Optional
 
 from jrdp.errors import UserError
-from jrdp.machine.cache import cache_root, fingerprint
+from jrdp.machine.cache import cache_root, chosen_home, fingerprint, home_for_import, jittor_home
 from jrdp.machine.cuda import CudaChoice, choose_cuda
 from jrdp.machine.onednn import OneDnn, prepare_onednn
 from jrdp.machine.python_headers import config_script, missing_headers
@@ -76,6 +76,7 @@ def prepare() -> Setup:
 
 def _prepare() -> Setup:
     _forget()
+    _drop_empty()
     compiler = os.environ.get("cc_path") or shutil.which("g++") or ""
     problems = _wrong_python() + _wrong_packages() + _missing_compiler(compiler)
     if missing_headers():
@@ -93,7 +94,11 @@ def _prepare() -> Setup:
         source = _prepare_source()
         script = config_script()
     except OSError as error:
-        problem = f"cannot write to Jittor's cache folder {cache_root()} ({error.strerror or error}): set JITTOR_HOME"
+        problem = (
+            f"cannot write to Jittor's cache folder {chosen_home() / '.cache' / 'jittor'} ({error.strerror or error}): set "
+            "JITTOR_HOME, in every run, to a folder that can be written to (its path may be remembered in "
+            "~/.cache/jittor/config.json)"
+        )
         none = CudaChoice(False, "not looked at")
         return Setup((*problems, problem), OneDnn(None, "", "not looked at"), none, None, compiler)
     if onednn.problem:
@@ -119,6 +124,14 @@ def _prepare() -> Setup:
     chosen["cache_name"] = os.environ.get("cache_name", f"jrdp-{fingerprint(*parts)}")
     _remember(chosen)
     return Setup(tuple(problems), onednn, cuda, source, compiler)
+
+
+def _drop_empty() -> None:
+    """Variables that are set to nothing count as unset, for Jittor too, which takes nothing for a path or a number."""
+    for name in ("JITTOR_HOME", "cc_path", "cc_flags", "cache_name", "python_config_path", "nvcc_path", "use_mkl",
+                 "use_mpi", "use_cutt", "use_cutlass", "use_nccl", "FIX_TORCH_ERROR", "log_silent", "OMP_NUM_THREADS"):
+        if os.environ.get(name) == "":
+            del os.environ[name]
 
 
 def _remember(values: dict[str, str]) -> None:
@@ -174,7 +187,10 @@ class _JittorFinder(importlib.abc.MetaPathFinder):
                 _forbid_tf32()
             path = os.pathsep.join(filter(None, [str(self._copy), os.environ.get("PYTHONPATH")]))
             # With the second, which Jupyter sets, Jittor leaves Ctrl-C to Python while it compiles itself.
-            with _environment(PYTHONPATH=path, JPY_PARENT_PID=os.environ.get("JPY_PARENT_PID", "0")), _interruptible():
+            home = jittor_home()
+            values = {"PYTHONPATH": path, "JPY_PARENT_PID": os.environ.get("JPY_PARENT_PID", "0")}
+            values.update(JITTOR_HOME=str(home), HOME=str(home_for_import(home)))
+            with _environment(**values), _interruptible():
                 execute(module)
             module.flags.python_path = str(kernel_python(self._copy))
             # Threads that compile kernels at once. Where they replace convolutions they change, without a lock, what they

@@ -182,7 +182,7 @@ def test_jobs_is_a_positive_number(run, sample, weights, tmp_path, count):
     assert code == 2 and "--jobs" in error and not (tmp_path / "out").exists()
 
 
-def test_a_killed_job_is_one_line_and_leaves_no_results(run, pools, sample, weights, tmp_path, monkeypatch):
+def test_a_killed_job_is_one_line_and_keeps_what_was_done(run, pools, sample, weights, tmp_path, monkeypatch):
     class Mortal(jobs.WorkerPool):
         def in_order(self, tasks, ahead):
             for number, result in enumerate(super().in_order(tasks, ahead)):
@@ -196,12 +196,14 @@ def test_a_killed_job_is_one_line_and_leaves_no_results(run, pools, sample, weig
     processes = [worker._process for worker in pools[0]._workers]
     code, output, error = result
     assert code == 2 and output == ""
-    assert error == (
+    kept, line = error.splitlines()
+    assert line == (
         f"jrdp: error: a job (process {processes[0].pid}) was killed by SIGKILL; if memory ran out, use fewer --jobs; "
-        "JRDP_VERBOSE=1 shows what it printed\n"
+        "JRDP_VERBOSE=1 shows what it printed"
     )
+    assert kept.startswith("jrdp: 2 pictures are kept") and "--resume" in kept
     assert all(process.poll() is not None for process in processes)
-    assert not any("predictions" in name for name in files(tmp_path / "out"))
+    assert [name for name in files(tmp_path / "out") if "predictions" in name] == ["predictions.partial.jsonl"]
 
 
 def test_threads_are_shared_unless_the_user_chose(monkeypatch):
