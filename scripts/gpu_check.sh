@@ -40,7 +40,7 @@ iterations="${GPU_ITERATIONS:-9000}"
 backbone="${GPU_BACKBONE:-$root/weights/r50_imagenet.safetensors}"
 shared="$root/shared"
 [ -d "$shared" ] || shared="$(dirname "$root")/shared"
-export JRDP_SHARED="${JRDP_SHARED:-$shared}"  # where the tests look for the released network's numbers
+export JRDP_SHARED="${JRDP_SHARED:-$shared}"  # photographs, if there are any; golden numbers are in tests/golden
 data="${GPU_DATA:-$shared/data}"
 all=(install doctor tests sanitizer parity_exact parity_fast speed curves train)
 
