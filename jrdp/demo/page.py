@@ -56,7 +56,7 @@ def build(model: SalientInstanceModel, folder: Path):
         files = gradio.File(file_count="multiple", interactive=False, label="download")
         shown = [overlay, table, files]
         photo.change(predict, [photo, threshold], [kept, *shown], api_name="predict")
-        threshold.release(draw, [kept, threshold], shown, api_name="draw")
+        threshold.change(draw, [kept, threshold], shown, api_name="draw", trigger_mode="always_last")  # dragged or typed
     return page
 
 
