@@ -12,6 +12,7 @@ import typer
 from jrdp import endings
 from jrdp.comparison import cli as comparison
 from jrdp.errors import UserError
+from jrdp.files import protect
 
 app = typer.Typer(
     help="Salient instance segmentation (RDPNet) in Jittor.", no_args_is_help=True, add_completion=False,
@@ -67,6 +68,7 @@ def train(
         from jrdp.engine.checkpoint import load_checkpoint
 
         base = load_checkpoint(out / "last.safetensors").config
+    protect(*filter(None, (config, weights)))
     chosen = load_config(config, settings, base=base)
     if weights is not None:
         chosen.train.weights = str(weights)
@@ -94,6 +96,7 @@ def test(
     from jrdp.engine.evaluate import batches_of, evaluate_datasets
     from jrdp.engine.weights import config_of
 
+    protect(weights, *filter(None, [config]))
     file = interchange.read(weights)
     chosen = config_of(file, config, settings)
     test_sets = [(name, load_dataset([name], chosen, training=False)) for name in chosen.data.test]
@@ -133,7 +136,7 @@ def predict(
     from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, split_videos
     from jrdp.engine.predict import predict_files, tasks_of
     from jrdp.engine.record import Record, is_finished
-    from jrdp.files import make_folder, protect
+    from jrdp.files import make_folder
 
     named = paths
     paths, videos = split_videos(paths)
@@ -194,6 +197,7 @@ def convert(
     """Convert weights by suffix: .pth (zip or legacy), .pkl (Jittor, Caffe2), .safetensors; strict, prints a table."""
     from jrdp import interchange
 
+    protect(source)
     print(interchange.convert(source, target, legacy=legacy))
 
 
@@ -244,6 +248,7 @@ def analyze(
         if not separator or not name or not path:
             raise UserError(f"--compare {entry!r} is not of the form NAME=FILE")
         runs[name] = Path(path)
+    protect(ground_truth, *runs.values())
     if iou_type not in ("segm", "bbox"):
         raise UserError(f"--iou-type {iou_type!r} is not segm or bbox")
     print(format_comparison(run(ground_truth, runs, out, images, iou_type)))
@@ -266,6 +271,7 @@ def bench(
     training: bool = typer.Option(True, "--training/--no-training", help="Also time a training step."),
 ) -> None:
     """Time operators, stages, network, end to end and a training step, in turn with the PyTorch twin; bench.json."""
+    protect(*filter(None, (config, weights, picture)))
     if cost:
         from jrdp.machine import runtime
         from jrdp.config import load_config
