@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jrdp.evaluation.coco_metrics import format_percent
 from jrdp.analysis.errors import KINDS
-from jrdp.evaluation.curves import GRID, INK, MUTED, new_figure, style_axes, style_precision_recall
+from jrdp.evaluation.curves import GRID, INK, MUTED, new_figure, plain_text, style_axes, style_precision_recall
 from jrdp.analysis.runs import BREAKDOWN_IOUS, GREATEST_COUNT, RunAnalysis, count_group
 
 RUN_COLORS = ("#2f6fde", "#e8590c", "#2b9348", "#9c36b5", "#c92a2a", "#0b7285", "#b08900", "#5c677d")
@@ -32,7 +32,7 @@ def plot_runs(analyses: list[RunAnalysis]) -> Figure:
         style_precision_recall(axes, title)
         for position, run in enumerate(analyses):
             curve = curve_of(run)
-            label = f"{run.name}  {format_percent(curve.mean())}"
+            label = f"{plain_text(run.name)}  {format_percent(curve.mean())}"
             style = "-" if position < len(RUN_COLORS) else (0, (4, 1.5))
             axes.plot(run.curves.recalls, curve, color=run_color(position), linestyle=style, linewidth=2, label=label)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=9, labelcolor=INK)

@@ -92,10 +92,11 @@ class Statistics:
         """Four histograms as PNG. Raises `UserError` when `path` cannot be written."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from jrdp.evaluation.curves import plain_text
 
         figure = Figure(figsize=(10, 7), layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(f"{self.name}: {len(self.instances_per_picture)} pictures, {len(self.areas)} instances")
+        figure.suptitle(f"{plain_text(self.name)}: {len(self.instances_per_picture)} pictures, {len(self.areas)} instances")
         counts, shares, boxes, pictures = figure.subplots(2, 2).ravel()
         most = int(self.instances_per_picture.max(initial=1))
         counts.hist(self.instances_per_picture, bins=np.arange(-0.5, most + 1.5), rwidth=0.8)

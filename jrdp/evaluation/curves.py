@@ -18,6 +18,11 @@ INK = "#1f2933"
 MUTED = "#616e7c"
 
 
+def plain_text(name: str) -> str:
+    """A name from outside as matplotlib draws it letter by letter: "$" is no mathematics, half a character no error."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8").replace("$", r"\$")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of `width` x `height` inches with tight layout."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
