@@ -38,12 +38,11 @@ def build(model: SalientInstanceModel, folder: Path):
         with one_at_a_time:  # pasting masks runs kernels, as the network does
             return tuple(answer(prediction, threshold, Path(tempfile.mkdtemp(dir=folder))))
 
-    def predict(photo, threshold: float):
+    def predict(photo):
         if photo is None:
-            return None, None, [], None
+            return None
         with one_at_a_time:
-            prediction = model.predict(photo)
-        return (prediction, *draw(prediction, threshold))
+            return model.predict(photo)
 
     with gradio.Blocks(title="jrdp", analytics_enabled=False) as page:
         gradio.Markdown("# jrdp: salient instances")
@@ -55,8 +54,9 @@ def build(model: SalientInstanceModel, folder: Path):
         table = gradio.Dataframe(headers=COLUMNS, interactive=False, label="instances above the threshold")
         files = gradio.File(file_count="multiple", interactive=False, label="download")
         shown = [overlay, table, files]
-        photo.change(predict, [photo, threshold], [kept, *shown], api_name="predict")
-        threshold.change(draw, [kept, threshold], shown, api_name="draw", trigger_mode="always_last")  # dragged or typed
+        # Drawn in a second step, with the threshold of that moment: it may be moved while the network runs.
+        photo.change(predict, [photo], [kept]).then(draw, [kept, threshold], shown)
+        threshold.change(draw, [kept, threshold], shown, trigger_mode="always_last")  # dragged or typed
     return page
 
 
