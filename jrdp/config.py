@@ -81,6 +81,9 @@ class InputConfig(Section):
     scale: float = Field(255.0, gt=0)  # pixels are 0..scale before the mean is taken
     mean: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)  # in channel_order
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    # Whether pictures are turned as their EXIF orientation says. None: `jrdp predict` turns them, training and testing
+    # do not, as released (annotations are in the pixels of the file).
+    exif: Optional[Literal["apply", "ignore"]] = None
 
     @model_validator(mode="after")
     def _sizes(self) -> InputConfig:

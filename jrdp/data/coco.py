@@ -102,7 +102,7 @@ class CocoDataset:
         """
         entry = self._records[index].image
         path = self.path(index)
-        photograph = read_image(path)
+        photograph = read_image(path, upright=self.input_config.exif == "apply")
         if photograph.size != (entry.width, entry.height):
             raise UserError(
                 f"{path} is {photograph.width}x{photograph.height}, but image {entry.id} of {self.json_path} is "

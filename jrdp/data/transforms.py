@@ -19,6 +19,21 @@ from jrdp.structures import ImageBatch
 
 SIZE_DIVISOR = 32  # P5 has stride 32, and the FPN doubles map sizes on its way down
 
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What pictures are called, wherever a folder is looked through; Pillow may lack a decoder for the last ones.
+PICTURE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .gif .avif .heic .heif".split()
+)
+
 # `read_image` refuses such pictures with an error of its own, so Pillow's warning would only say it twice.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -41,10 +56,12 @@ class PreparedImage(NamedTuple):
         return self.pixels.shape[1], self.pixels.shape[2]
 
 
-def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB") -> Image.Image:
-    """The picture at `path`, decoded completely; an EXIF rotation is ignored, as released.
+def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bool = False) -> Image.Image:
+    """The picture at `path`, decoded completely; an EXIF rotation is ignored, as released, unless `upright`.
 
-    `mode` is Pillow's; None leaves pixels as they are in the file (palette indices, 16 bits).
+    `mode` is Pillow's; None leaves pixels as they are in the file (palette indices, 16 bits). Grey pictures of 16 bits
+    become 8 bits by the range of their type (65535 is 255). `upright` turns the picture as its EXIF orientation says;
+    `info["turned"]` tells whether it did.
 
     Raises `UserError` when the file is missing, unreadable, no image, truncated or damaged, or larger than
     Pillow's limit against decompression bombs (about 89 million pixels).
@@ -61,7 +78,13 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB") -> Image.Im
                     f"cannot read image {path} safely: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process and "
                     "fills damaged pictures with grey; set it to False"
                 )
-            return image.copy() if mode is None else image.convert(mode)
+            image.load()  # Pillow turns a TIFF itself while it loads it, and forgets its orientation
+            turn = _TURNS.get(exif_orientation(image)) if upright else None
+            picture = image.copy() if mode is None else (_eight_bits(image, path) if mode == "RGB" else image).convert(mode)
+            if turn is not None:
+                picture = picture.transpose(turn)
+                picture.info["turned"] = True
+            return picture
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -73,6 +96,34 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB") -> Image.Im
     except Exception as error:  # decoders of damaged files raise almost anything (OSError, SyntaxError, struct.error)
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read image {path}: {reason}") from error
+
+
+def is_readable(suffix: str) -> bool:
+    """Whether Pillow here has a decoder for files that end like this (".jpg")."""
+    return Image.registered_extensions().get(suffix.lower()) in Image.OPEN
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an open picture, 1 to 8; 1 (upright) where it has none or a damaged one."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # what a damaged EXIF block raises; its pixels are as good as ever
+        return 1
+    return value if value in _TURNS else 1
+
+
+def _eight_bits(image: Image.Image, path: str | os.PathLike) -> Image.Image:
+    """`image`, or the same scaled to 8 bits where it is grey of 16 bits: Pillow's own conversion clips at 255."""
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if wide:
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+        raise UserError(
+            f"cannot read image {path}: its pixels are {kind}, whose black and white nobody knows; save it with 8 bits"
+        )
+    return image
 
 
 def resize_shape(width: int, height: int, min_size: int, max_size: int) -> tuple[int, int]:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from PIL import Image
 from tqdm import tqdm
 
 from jrdp.data.annotations import ImageEntry, Instance, MalformedEntry, load_json, parse_annotation, parse_image
 from jrdp.data.catalog import Location, locate
 from jrdp.data.coco import has_shape, usable
-from jrdp.data.transforms import read_image
+from jrdp.data.transforms import exif_orientation, read_image
 from jrdp.errors import UserError
 
 
@@ -177,10 +178,22 @@ def _check_pictures(place: Location, images: dict[int, ImageEntry], report: Repo
         for problem in tqdm(found, total=len(images), desc=f"checking {place.name}", unit="picture", disable=None):
             if problem is not None:
                 report.problems.append(problem)
+    turned = sum(_has_rotation(place.images / image.file_name) for image in images.values())
+    if turned:
+        report.notes.append(f"{turned} pictures have an EXIF orientation, which training and testing ignore")
     known = {Path(image.file_name) for image in images.values()}
     extra = [path for path in place.images.iterdir() if path.is_file() and Path(path.name) not in known]
     if extra:
         report.notes.append(f"{len(extra)} files in {place.images} are not in {place.annotations}")
+
+
+def _has_rotation(path: Path) -> bool:
+    """Whether viewers turn or mirror the picture; False where it cannot be opened, which is reported elsewhere."""
+    try:
+        with Image.open(path) as picture:
+            return exif_orientation(picture) != 1
+    except Exception:  # decoders of damaged files raise almost anything
+        return False
 
 
 def _picture_problem(place: Location, image: ImageEntry) -> str | None:

@@ -19,11 +19,10 @@ from tqdm import tqdm
 from jrdp.dataset_tools.matfile import Value, read_mat
 from jrdp.dataset_tools.outline import trace
 from jrdp.data.rle import encode_mask
-from jrdp.data.transforms import read_image
+from jrdp.data.transforms import PICTURE_SUFFIXES, read_image
 from jrdp.files import check_target, write_json
 from jrdp.errors import UserError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _MASKS = {".png", ".bmp", ".tif", ".tiff", ".gif"}
 _MOST_INSTANCES = 255
 
@@ -78,7 +77,7 @@ def convert_instance_maps(
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
     check_target(out)
-    pictures = _by_stem(images, PICTURES)
+    pictures = _by_stem(images, PICTURE_SUFFIXES)
     result = Conversion(Path(out))
     entries, annotations = [], []
     for stem, path in tqdm(sorted(pictures.items()), desc="converting", unit="picture", disable=None):

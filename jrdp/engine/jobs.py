@@ -103,7 +103,8 @@ class _PredictJob(_Job):
 
     def predict(self, task: Task) -> Outcome:
         protect(task.picture)
-        return predict_picture(self._model, partial(read_image, task.picture), task, self._out, self._threshold)
+        read = partial(read_image, task.picture, upright=self._model.upright)
+        return predict_picture(self._model, read, task, self._out, self._threshold)
 
 
 class _TestJob(_Job):

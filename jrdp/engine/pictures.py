@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Iterable
 
+from jrdp.data.transforms import PICTURE_SUFFIXES, is_readable
 from jrdp.errors import UserError
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 _LONGEST = 220  # bytes of a name; most file systems take 255, with suffix
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def list_pictures(paths: list[Path]) -> list[Path]:
@@ -26,9 +27,17 @@ def list_pictures(paths: list[Path]) -> list[Path]:
     pictures: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+            named = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURE_SUFFIXES and f.is_file())
+            inside = [file for file in named if is_readable(file.suffix)]
+            left_out = Counter(file.suffix.lower() for file in named if not is_readable(file.suffix))
+            if left_out:
+                kinds = " ".join(sorted(left_out))
+                print(
+                    f"jrdp: {sum(left_out.values())} files in {path} left out ({kinds}): Pillow has no decoder for them",
+                    file=sys.stderr,
+                )
             if not inside:
-                raise UserError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in the folder {path}")
+                raise UserError(f"no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) in the folder {path}")
             pictures += inside
         elif path.exists():
             pictures.append(path)

@@ -6,6 +6,7 @@ Imports no Jittor: with several jobs (`jrdp.engine.jobs`) this runs in a process
 from __future__ import annotations
 
 import sys
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterable, NamedTuple, Optional
@@ -31,6 +32,7 @@ class Outcome(NamedTuple):
     results: list[dict]
     problem: Optional[str] = None
     unwritten: bool = False  # the picture is good, its files could not be written: another run may do it
+    turned: bool = False  # its EXIF orientation was followed
 
 
 def predict_files(
@@ -47,7 +49,7 @@ def predict_files(
     """
     record = record or Record(out, {}, resume=False)
     tasks = record.remaining(tasks_of(pictures))
-    photos = prefetch(read_image, [task.picture for task in tasks])
+    photos = prefetch(partial(read_image, upright=model.upright), [task.picture for task in tasks])
     outcomes = (predict_picture(model, photo.result, task, out, threshold) for task, (_, photo) in zip(tasks, photos))
     return collect(zip(tasks, outcomes), len(pictures), out, record)
 
@@ -61,7 +63,8 @@ def predict_picture(
 ) -> Outcome:
     """Predict one picture and write its overlay and its index mask to `out`; a `UserError` on the way is the outcome."""
     try:
-        prediction = model.predict(read())
+        photo = read()
+        prediction = model.predict(photo)
     except UserError as error:
         return Outcome([], str(error))
     try:
@@ -71,7 +74,7 @@ def predict_picture(
         visualize.save_index_mask(shown.masks, out / f"{task.name}_instances.png")
     except UserError as error:
         return Outcome([], str(error), unwritten=True)
-    return Outcome(coco_results(prediction, task.image_id, task.picture.name))
+    return Outcome(coco_results(prediction, task.image_id, task.picture.name), turned=bool(photo.info.get("turned")))
 
 
 def collect(outcomes: Iterable[tuple[Task, Outcome]], total: int, out: Path, record: Record) -> list[str]:
@@ -80,10 +83,11 @@ def collect(outcomes: Iterable[tuple[Task, Outcome]], total: int, out: Path, rec
     Returns:
         the messages of the pictures that failed.
     """
-    failed, unwritten = [], False
+    failed, unwritten, turned = [], False, 0
     with record:
         bar = tqdm(outcomes, total=total, initial=len(record), unit="picture", disable=None)
-        for task, (results, problem, again) in bar:
+        for task, (results, problem, again, upright) in bar:
+            turned += upright
             if problem is not None:
                 failed.append(problem)
                 unwritten = unwritten or again
@@ -92,6 +96,8 @@ def collect(outcomes: Iterable[tuple[Task, Outcome]], total: int, out: Path, rec
                 record.add(task, results)
     detections = record.finish(keep=unwritten)
     print(f"{total - len(failed)} of {total} pictures, {detections} detections: {out}")
+    if turned:
+        print(f"{turned} turned upright, as their EXIF says; results are in upright pixels (--set input.exif=ignore)")
     return failed
 
 

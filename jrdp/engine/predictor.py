@@ -81,6 +81,11 @@ class SalientInstanceModel:
         self.network = network
         self.config = config
 
+    @property
+    def upright(self) -> bool:
+        """Whether files are turned as their EXIF orientation or their video's rotation says."""
+        return self.config.input.exif != "ignore"
+
     def predict(self, picture: str | Path | Image.Image | np.ndarray) -> Prediction:
         """Find the salient instances of a file, a PIL image or an RGB uint8 array `[height, width, 3]`.
 
@@ -91,7 +96,7 @@ class SalientInstanceModel:
 
     def predict_batch(self, pictures: list) -> list[Prediction]:
         """`predict` for several pictures, which share one run of the network, padded to the largest."""
-        photos = [_as_image(picture) for picture in pictures]
+        photos = [_as_image(picture, self.upright) for picture in pictures]
         batch = batch_images([prepare_image(photo, self.config.input) for photo in photos])
         return [
             Prediction(np.asarray(photo), sorted_by_score(found), self.config.test.mask_threshold)
@@ -113,11 +118,11 @@ def build(file: WeightFile, config: Config) -> SalientInstanceModel:
     return SalientInstanceModel(for_prediction(network, config), config)
 
 
-def _as_image(picture: str | Path | Image.Image | np.ndarray) -> Image.Image:
+def _as_image(picture: str | Path | Image.Image | np.ndarray, upright: bool) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(f"a picture is RGB uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}")
         return Image.fromarray(picture)
-    return read_image(picture)
+    return read_image(picture, upright=upright)

@@ -56,12 +56,16 @@ def predict_video(
 def _predict_video(model, capture, source, what: str, unfinished: Path, target: Path, name: str, threshold, frames) -> int:
     """`predict_video` with the source opened; `unfinished` is where the video grows, `target` where it ends."""
     out = target.parent
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # turned here, so that no build of OpenCV does it twice or not at all
+    turn = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360 if model.upright else 0
+    if turn:
+        print(f"{what}: turned by {turn} degrees, as it says; results are in upright pixels (--set input.exif=ignore)")
     writer, results, count, size = None, [], 0, (0, 0)
     fps = capture.get(cv2.CAP_PROP_FPS) or CAMERA_FPS
     total = frames if isinstance(source, int) else _known_length(capture, frames)
     started = time.monotonic()
     try:
-        for picture in tqdm(_read(capture, frames), total=total, unit="frame", desc=what, disable=None):
+        for picture in tqdm(_read(capture, frames, turn), total=total, unit="frame", desc=what, disable=None):
             if writer is None:
                 size = picture.shape[:2]
                 writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), fps, (size[1], size[0]))
@@ -92,14 +96,14 @@ def _predict_video(model, capture, source, what: str, unfinished: Path, target: 
     return count
 
 
-def _read(capture: cv2.VideoCapture, frames: int | None) -> Iterator[np.ndarray]:
-    """RGB uint8 `[height, width, 3]` frames, at most `frames`."""
+def _read(capture: cv2.VideoCapture, frames: int | None, turn: int = 0) -> Iterator[np.ndarray]:
+    """RGB uint8 `[height, width, 3]` frames, at most `frames`, turned clockwise by `turn` degrees (quarters)."""
     count = 0
     while frames is None or count < frames:
         more, picture = capture.read()
         if not more:
             return
-        yield picture[:, :, ::-1]
+        yield np.rot90(picture, -(turn // 90))[:, :, ::-1]
         count += 1
 
 

@@ -1,0 +1,79 @@
+"""Pictures as cameras and scanners write them: turned by EXIF, more than 8 bits, suffixes beside .jpg."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from jrdp.data.transforms import PICTURE_SUFFIXES, is_readable, read_image
+from jrdp.dataset_tools.check import check_dataset
+from jrdp.engine.pictures import list_pictures
+from jrdp.errors import UserError
+from jrdp.files import write_json
+
+
+def save(path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    Image.fromarray(pixels).save(path, exif=exif)
+    return pixels
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation(tmp_path, orientation, suffix):
+    path = tmp_path / f"a{suffix}"
+    pixels = save(path, orientation)
+    upright = read_image(path, upright=True)
+    with Image.open(path) as image:
+        expected = ImageOps.exif_transpose(image)
+    assert np.array_equal(np.asarray(upright), np.asarray(expected))
+    if suffix == ".png":  # Pillow itself turns a TIFF
+        assert np.array_equal(np.asarray(read_image(path)), pixels)
+        assert bool(upright.info.get("turned")) == (orientation != 1)
+    assert upright.size == ((4, 6) if orientation >= 5 else (6, 4))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path, orientation):
+    pixels = save(tmp_path / "a.png", orientation)
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png", upright=True)), pixels)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, suffix):
+    small = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(small.astype(np.uint16) * 257).save(tmp_path / f"a{suffix}")
+    assert np.array_equal(np.asarray(read_image(tmp_path / f"a{suffix}"))[:, :, 1], small)
+
+
+@pytest.mark.parametrize("kind, words", [(np.float32, "floating-point"), (np.int32, "32-bit")])
+def test_pixels_without_a_range_are_refused(tmp_path, kind, words):
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match=words):
+        read_image(tmp_path / "a.tiff")
+
+
+def test_folders_give_every_picture_that_pillow_can_read_and_count_the_others(tmp_path, capsys):
+    for suffix in PICTURE_SUFFIXES:
+        (tmp_path / f"a{suffix}").touch()
+    left_out = sorted(suffix for suffix in PICTURE_SUFFIXES if not is_readable(suffix))
+    assert {".jfif", ".jpe", ".gif", ".jpg"} <= {path.suffix for path in list_pictures([tmp_path])}
+    assert len(list_pictures([tmp_path])) == len(PICTURE_SUFFIXES) - len(left_out)
+    said = capsys.readouterr().err
+    assert all(suffix in said for suffix in left_out)
+
+
+def test_check_counts_turned_pictures_of_the_same_size(tmp_path):
+    (tmp_path / "imgs").mkdir()
+    names = ["one.png", "three.png"]
+    for name, orientation in zip(names, (1, 3)):
+        save(tmp_path / "imgs" / name, orientation)
+    images = [{"id": i + 1, "file_name": name, "width": 6, "height": 4} for i, name in enumerate(names)]
+    square = {"category_id": 1, "iscrowd": 0, "area": 4, "bbox": [1, 1, 2, 2]}
+    outline = [[1, 1, 3, 1, 3, 3, 1, 3]]
+    annotations = [{**square, "id": i, "image_id": i, "segmentation": outline} for i in (1, 2)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "salient"}]}
+    write_json(tmp_path / "a.json", content)
+    report = check_dataset(f"{tmp_path / 'imgs'}:{tmp_path / 'a.json'}", ".")
+    assert report.ok and "1 pictures have an EXIF orientation" in report.text()
