@@ -247,6 +247,8 @@ def analyze(
         name, separator, path = entry.partition("=")
         if not separator or not name or not path:
             raise UserError(f"--compare {entry!r} is not of the form NAME=FILE")
+        if name in runs:
+            raise UserError(f"--compare names {name!r} twice: give each file a name of its own")
         runs[name] = Path(path)
     protect(ground_truth, *runs.values())
     if iou_type not in ("segm", "bbox"):

@@ -48,6 +48,8 @@ def format_comparison(summary: dict) -> str:
     lines = ["method".ljust(width) + "".join(name.rjust(8) for name in names)]
     for name, run in summary["runs"].items():
         lines.append(name.ljust(width) + "".join(format_percent(run["metrics"][metric]).rjust(8) for metric in names))
+    if summary["without_mask"]:
+        lines.append(f"{summary['without_mask']} instances have no mask, so that mask AP cannot reach 100")
     return "\n".join(lines)
 
 
@@ -57,6 +59,7 @@ def summary_of(truth: GroundTruth, analyses: list[RunAnalysis]) -> dict:
         "iou_type": truth.iou_type,
         "images": len(truth.images),
         "instances": analyses[0].metrics["instances"],
+        "without_mask": truth.without_mask,
         "runs": {run.name: _run_summary(run, truth) for run in analyses},
     }
 

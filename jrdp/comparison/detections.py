@@ -44,6 +44,10 @@ def compare_detections(
     place = locate(dataset, config.data.root)
     raw = [read_results(path) for path in (first, second)]
     iou_type = "segm" if all(_has_masks(results) for results in raw) else "bbox"
+    masks = [_some_masks(results) for results in raw]
+    if iou_type == "bbox" and any(masks):
+        without = (first, second)[masks.index(min(masks))] if not all(masks) else first
+        raise UserError(f"masks cannot be compared: not all results in {without} have one; give files of one kind")
     truth = load_ground_truth(place.annotations, iou_type)
     sides = [_by_image(check_results(r, truth, f"results {p}")) for r, p in zip(raw, (first, second))]
     pictures = [_compare_picture(i, sides[0].get(i, []), sides[1].get(i, []), iou_type) for i in truth.images]
@@ -108,7 +112,11 @@ def _defined(value: float) -> float | str:
 
 
 def _has_masks(results: list) -> bool:
-    return all(isinstance(entry, dict) and "segmentation" in entry for entry in results)
+    return all(isinstance(entry, dict) and entry.get("segmentation") is not None for entry in results)
+
+
+def _some_masks(results: list) -> bool:
+    return any(isinstance(entry, dict) and entry.get("segmentation") is not None for entry in results)
 
 
 def _by_image(results: list[dict]) -> dict:

@@ -23,7 +23,8 @@ from PIL import Image
 
 from jrdp import boxes as box_math
 from jrdp.config import InputConfig
-from jrdp.data.annotations import ImageEntry, Instance, read_annotations
+from jrdp.data.annotations import ImageEntry, ImageId, Instance, has_shape, mask_area, read_annotations
+from jrdp.data.naming import find_picture, refuse_backslashes
 from jrdp.data.rle import decode_runs
 from jrdp.data.transforms import PreparedImage, prepare_image, read_image, resize_shape
 from jrdp.errors import UserError
@@ -71,7 +72,7 @@ class CocoDataset:
         images = annotations.images
         # The one category's id, for result files; as released, all categories are one.
         self.category_id: int = annotations.category_ids[0]
-        grouped: dict[int, list[Instance]] = {image_id: [] for image_id in images}
+        grouped: dict[ImageId, list[Instance]] = {image_id: [] for image_id in images}
         for instance in annotations.instances:
             if not instance.crowd:
                 grouped[instance.image_id].append(instance)
@@ -111,9 +112,9 @@ class CocoDataset:
         return prepare_image(photograph, self.input_config, flip, entry.id)
 
     def path(self, index: int) -> Path:
-        return self.images_dir / self._records[index].image.file_name
+        return find_picture(self.images_dir, self._records[index].image.file_name)
 
-    def image_id(self, index: int) -> int:
+    def image_id(self, index: int) -> ImageId:
         return self._records[index].image.id
 
     def original_size(self, index: int) -> tuple[int, int]:
@@ -154,7 +155,7 @@ class JoinedDataset:
         part, inner = self._part(index)
         return part.example(inner, flip)
 
-    def image_id(self, index: int) -> int:
+    def image_id(self, index: int) -> ImageId:
         part, inner = self._part(index)
         return part.image_id(inner)
 
@@ -179,11 +180,10 @@ def usable(image: ImageEntry, instances: Sequence[Instance]) -> tuple[np.ndarray
     return box_math.nonempty(boxes) & shaped, boxes
 
 
-def has_shape(instance: Instance) -> bool:
-    """Whether there is a polygon of at least three points, or a pixel in the RLE."""
-    if instance.polygons is not None:
-        return bool(instance.polygons)
-    return instance.runs is not None and bool(instance.runs[1::2].any())
+def _any_mask(images: dict[ImageId, ImageEntry], instances: Sequence[Instance]) -> bool:
+    """Whether an instance has a pixel inside its picture, or there is no instance at all."""
+    counted = [instance for instance in instances if not instance.crowd]
+    return not counted or any(mask_area(instance, images[instance.image_id]) for instance in counted)
 
 
 def _record(image: ImageEntry, instances: list[Instance]) -> _Record:
@@ -210,7 +210,7 @@ def _targets(record: _Record, size: tuple[int, int], flip: bool) -> Targets:
 def _resize_polygon(part: np.ndarray, original: tuple[int, int], size: tuple[int, int], flip: bool) -> np.ndarray:
     """As released: arithmetic in float32, and x becomes width - x - 1 in a mirrored picture, like a box's edge."""
     ratios = np.array([size[1] / original[1], size[0] / original[0]], dtype=np.float32)
-    points = part.reshape(-1, 2) * ratios
+    points = part.astype(np.float32).reshape(-1, 2) * ratios
     if flip:
         points[:, 0] = size[1] - points[:, 0] - 1
     return points.ravel().astype(np.float64)

@@ -13,54 +13,64 @@ from pycocotools import mask as coco_mask
 def parse_rle(segmentation: dict, height: int, width: int) -> np.ndarray:
     """The runs of a COCO RLE dictionary, int64 `[R]`: zeros, ones, zeros, ..., summing to height * width.
 
-    Both forms are read: `counts` as a list (uncompressed) and as a string or bytes (compressed).
+    Both forms are read: `counts` as a list of whole numbers (uncompressed) and as a string or bytes (compressed).
 
     Raises:
         ValueError: with one line about what is malformed.
     """
     size = segmentation.get("size")
-    if not isinstance(size, list) or len(size) != 2 or any(type(side) is not int for side in size):
-        raise ValueError("its RLE has no size [height, width]")
-    if size != [height, width]:
-        raise ValueError(f"its RLE is for a picture of {size[1]}x{size[0]}, but the picture is {width}x{height}")
-    counts = segmentation.get("counts")
-    if isinstance(counts, str):
-        counts = counts.encode("utf-8", errors="surrogatepass")
-    if isinstance(counts, bytes):
-        runs = _unpack(counts, height * width)
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(_whole(side) for side in size):
+        raise ValueError("an RLE without its size [height, width]")
+    if [int(side) for side in size] != [height, width]:
+        raise ValueError(f"an RLE for a picture of {size[1]:g}x{size[0]:g}, but the picture is {width}x{height}")
+    counts, pixels = segmentation.get("counts"), height * width
+    if isinstance(counts, (str, bytes)):
+        runs = unpack_runs(counts)
     elif isinstance(counts, list):
-        if any(type(count) is not int or not 0 <= count <= height * width for count in counts):
-            raise ValueError("its RLE counts must be integers between 0 and the number of pixels")
-        runs = counts
+        if not all(_whole(count) for count in counts):
+            raise ValueError("RLE counts that are not whole numbers")
+        runs = np.array([int(count) for count in counts], dtype=np.int64)
     else:
-        raise ValueError("its RLE has no counts")
-    if sum(runs) != height * width:
-        raise ValueError(f"its RLE covers {sum(runs)} pixels, but the picture has {height * width}")
-    return np.array(runs, dtype=np.int64)
+        raise ValueError("an RLE without counts (a string or a list)")
+    if runs.size and not 0 <= runs.min() <= runs.max() <= pixels:
+        raise ValueError("RLE counts that are not between 0 and the number of pixels")
+    if len(runs) > 2 * pixels + 2 or runs.sum() != pixels:
+        raise ValueError(f"an RLE that covers {runs.sum()} pixels, but the picture has {pixels}")
+    return runs
 
 
-def _unpack(text: bytes, pixels: int) -> list[int]:
-    """Runs from the compressed form: 5 bits a character, low bits first, from the third run on as differences."""
-    runs: list[int] = []
-    position = 0
-    while position < len(text):
-        value, shift = 0, 0
-        while True:
-            if position == len(text) or not 0 <= text[position] - 48 < 64 or shift > 60:
-                raise ValueError("its compressed RLE is damaged")
-            character = text[position] - 48
-            position += 1
-            value |= (character & 31) << shift
-            shift += 5
-            if not character & 32:
-                break
-        if character & 16:
-            value -= 1 << shift
-        if len(runs) > 2:
-            value += runs[-2]
-        if not 0 <= value <= pixels:
-            raise ValueError("its compressed RLE is damaged")
-        runs.append(value)
+def _whole(value: object) -> bool:
+    """Whether this is an integer of at most 62 bits, or a float equal to one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 1 << 62 and value == int(value)
+
+
+def unpack_runs(counts: str | bytes) -> np.ndarray:
+    """int64 run lengths (background first) of a compressed COCO string; raises ValueError where it is malformed.
+
+    Each character holds five bits, low ones first; bit 5 says that more follow and bit 4 of the last one is the
+    sign. From the fourth run on, a run is stored as the difference to the one two before it.
+    """
+    raw = counts.encode("utf-8", errors="surrogatepass") if isinstance(counts, str) else bytes(counts)
+    codes = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
+    if codes.size == 0:
+        return codes
+    if codes.min() < 0 or codes.max() > 63:
+        raise ValueError("a damaged compressed RLE: it holds a character that no RLE has")
+    ends = np.flatnonzero((codes & 32) == 0)
+    if ends.size == 0 or ends[-1] != codes.size - 1:
+        raise ValueError("a damaged compressed RLE: it ends in the middle of a run")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 8:
+        raise ValueError("a damaged compressed RLE: it holds a run of an impossible length")
+    shifts = 5 * (np.arange(codes.size) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((codes & 31) << shifts, starts)
+    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    # Undo the differences: runs 1, 3, 5, ... and 2, 4, 6, ... are two independent running sums; run 0 stands alone.
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
     return runs
 
 

@@ -8,18 +8,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from PIL import Image
 from tqdm import tqdm
 
-from jrdp.data.annotations import ImageEntry, Instance, MalformedEntry, load_json, parse_annotation, parse_image
+from jrdp.data.annotations import (
+    Annotations,
+    ImageEntry,
+    ImageId,
+    Instance,
+    MalformedEntry,
+    has_shape,
+    load_json,
+    mask_area,
+    read_id,
+    scan,
+    shape_bounds,
+)
 from jrdp.data.catalog import Location, locate
-from jrdp.data.coco import has_shape, usable
+from jrdp.data.coco import usable
+from jrdp.data.naming import backslash_hint, find_picture, has_lost_backslashes, same_name
 from jrdp.data.transforms import exif_orientation, read_image
 from jrdp.errors import UserError
 
 
-_FAR = 10000.0  # coordinates are cut here, because pycocotools walks along every edge, however long
+_NAMED = 10  # entries with the same fault that are named
 
 
 @dataclass
@@ -56,8 +68,8 @@ def check_dataset(name: str, root: str | os.PathLike) -> Report:
     place = locate(name, root)
     data = load_json(place.annotations)
     report = Report(name)
-    images = _check_images(data["images"], report)
-    instances = _check_annotations(data, images, report)
+    read = _read(data, report)
+    images, instances = read.images, read.instances
     report.pictures, report.instances = len(images), len(instances)
     _check_pictures(place, images, report)
     _note_what_training_leaves_out(images, instances, report)
@@ -70,96 +82,80 @@ def check_dataset(name: str, root: str | os.PathLike) -> Report:
     return report
 
 
-def _check_images(entries: list, report: Report) -> dict[int, ImageEntry]:
-    images: dict[int, ImageEntry] = {}
-    files: dict[str, int] = {}
-    for position, entry in enumerate(entries):
-        try:
-            image = parse_image(entry, position)
-        except MalformedEntry as error:
-            report.problems.append(str(error))
-            continue
-        if image.id in images:
-            report.problems.append(f"image {image.id} occurs twice ({images[image.id].file_name}, {image.file_name})")
-            continue
-        if image.file_name in files:
-            twin = files[image.file_name]
-            report.problems.append(f"images {twin} and {image.id} are the same file {image.file_name}")
-        images[image.id] = image
-        files[image.file_name] = image.id
-    return images
+class _Faults:
+    """Faults by kind: a kind is one line with its first entry in full, and how many others have it."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[tuple[str, str]]] = {}  # kind -> (entry, cause)
+
+    def add(self, error: MalformedEntry) -> None:
+        self._found.setdefault(error.kind, []).append((error.entry, error.cause))
+
+    def lines(self) -> list[str]:
+        lines = []
+        for faults in self._found.values():
+            (entry, cause), others = faults[0], [entry for entry, _ in faults[1:]]
+            shown = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
+            lines.append(f"{entry} {cause}" + (f" (and {len(others)} more: {shown})" if others else ""))
+        return lines
 
 
-def _check_annotations(data: dict, images: dict[int, ImageEntry], report: Report) -> list[Instance]:
-    """The instances that can be read, without crowds."""
-    categories = {category["id"] for category in data["categories"]}
-    instances, taken, crowds = [], set(), 0
-    for position, entry in enumerate(data["annotations"]):
-        try:
-            instance = parse_annotation(entry, position, images)
-        except MalformedEntry as error:
-            report.problems.append(str(error))
-            continue
-        where = f"annotation {instance.id} ({images[instance.image_id].file_name})"
+def _read(data: dict, report: Report) -> Annotations:
+    """What can be read; instances are without crowds."""
+    faults = _Faults()
+    categories = {read_id(category["id"]) for category in data["categories"]}
+    taken: set[ImageId] = set()
+    shapes: list[Instance] = []
+
+    def look(entry: dict, instance: Instance) -> None:
+        name = f"annotation {instance.id}"
         if instance.id in taken:
-            report.problems.append(f"{where}: its id occurs twice")
+            faults.add(MalformedEntry(name, "has an id that occurs twice"))
         taken.add(instance.id)
-        if entry.get("category_id") not in categories:
-            report.problems.append(f"{where}: its category {entry.get('category_id')!r} is not among the categories")
-        if instance.crowd:
-            crowds += 1
-            continue
-        instances.append(instance)
-        report.problems += [f"{where}: {line}" for line in _instance_problems(instance, images[instance.image_id])]
+        if read_id(entry.get("category_id")) not in categories:
+            cause = f"has the category {entry.get('category_id')!r:.60}, which is not among the categories"
+            faults.add(MalformedEntry(name, cause, "category"))
+        if not instance.crowd:
+            shapes.append(instance)
+
+    read = scan(data, faults.add, look)
+    files: dict[str, ImageId] = {}
+    for image in read.images.values():
+        if image.file_name in files:
+            cause = f"are the same file {image.file_name}"
+            faults.add(MalformedEntry(f"images {files[image.file_name]} and {image.id}", cause, "same file"))
+        files[image.file_name] = image.id
+    for instance in shapes:
+        image = read.images[instance.image_id]
+        for kind, line in _instance_problems(instance, image):
+            faults.add(MalformedEntry(f"annotation {instance.id} ({image.file_name}):", line, kind))
+    report.problems += faults.lines()
+    crowds = len(read.instances) - len(shapes)
     if crowds:
         report.notes.append(f"{crowds} crowd annotations are left out of training, and ignored in evaluation")
-    return instances
+    return Annotations(read.images, shapes, read.category_ids)
 
 
-def _instance_problems(instance: Instance, image: ImageEntry) -> list[str]:
-    """What is wrong with the box and the shape of one instance."""
+def _instance_problems(instance: Instance, image: ImageEntry) -> list[tuple[str, str]]:
+    """What is wrong with the box and the shape of one instance: pairs of a kind and a line."""
     x, y, width, height = instance.xywh
     shown = f"box x={x:g} y={y:g} width={width:g} height={height:g}"
     if width <= 0 or height <= 0:
-        return [f"{shown} has no area"]
+        return [("no area", f"{shown} has no area")]
     problems = []
     if x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0:
-        problems.append(f"{shown} lies outside the picture of {image.width}x{image.height}")
+        problems.append(("outside", f"{shown} lies outside the picture of {image.width}x{image.height}"))
     elif x < -1 or y < -1 or x + width > image.width + 1 or y + height > image.height + 1:
-        problems.append(f"{shown} reaches beyond the picture of {image.width}x{image.height}")
+        problems.append(("beyond", f"{shown} reaches beyond the picture of {image.width}x{image.height}"))
     if not has_shape(instance):
-        problems.append("its segmentation is empty (no polygon of at least three points, or no pixel)")
+        line = "its segmentation is empty or missing (no polygon of at least three points, or no pixel)"
+        problems.append(("no shape", line))
     elif mask_area(instance, image) == 0:
-        problems.append("its segmentation covers no pixel")
+        problems.append(("no pixel", "its segmentation covers no pixel"))
     elif _overlap(instance.xywh, shape_bounds(instance, image)) < 0.5:
         bounds = ", ".join(f"{value:g}" for value in shape_bounds(instance, image))
-        problems.append(f"{shown} does not fit its segmentation, which spans x1, y1, x2, y2 = {bounds}")
+        problems.append(("no fit", f"{shown} does not fit its segmentation, which spans x1, y1, x2, y2 = {bounds}"))
     return problems
-
-
-def mask_area(instance: Instance, image: ImageEntry) -> int:
-    """Pixels of the instance's mask as pycocotools draws it."""
-    if instance.polygons is None:
-        return int(instance.runs[1::2].sum())
-    parts = [np.clip(part, -_FAR, _FAR).astype(np.float64) for part in instance.polygons]
-    return int(coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(parts, image.height, image.width))))
-
-
-def shape_bounds(instance: Instance, image: ImageEntry) -> tuple[float, float, float, float]:
-    """(x1, y1, x2, y2) of the shape as COCO measures it, without any +1: x2 is the right end of the last pixel."""
-    if instance.polygons is not None:
-        points = np.concatenate(instance.polygons).reshape(-1, 2)
-        (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
-        return float(x1), float(y1), float(x2), float(y2)
-    ends = np.cumsum(instance.runs)
-    starts, ends = ends[0:-1:2], ends[1::2]  # of the runs of ones, in column-major pixels
-    used = ends > starts
-    starts, last = starts[used], ends[used] - 1
-    columns = starts // image.height, last // image.height
-    whole = columns[0] != columns[1]  # a run over several columns touches the top or the bottom of the picture
-    top = 0 if whole.any() else int((starts % image.height).min())
-    bottom = image.height if whole.any() else int((last % image.height).max()) + 1
-    return float(columns[0].min()), float(top), float(columns[1].max() + 1), float(bottom)
 
 
 def _overlap(xywh: tuple[float, float, float, float], bounds: tuple[float, float, float, float]) -> float:
@@ -172,17 +168,22 @@ def _overlap(xywh: tuple[float, float, float, float], bounds: tuple[float, float
     return inner / (width * height + (x2 - x1) * (y2 - y1) - inner)
 
 
-def _check_pictures(place: Location, images: dict[int, ImageEntry], report: Report) -> None:
+def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: Report) -> None:
+    lost = [image for image in images.values() if has_lost_backslashes(place.images, image)]
+    if lost:
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        report.problems.append(f"image {lost[0].id}{more} {backslash_hint(lost[0])}")
+    looked_at = [image for image in images.values() if image not in lost]
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        found = threads.map(lambda image: _picture_problem(place, image), images.values())
-        for problem in tqdm(found, total=len(images), desc=f"checking {place.name}", unit="picture", disable=None):
+        found = threads.map(lambda image: _picture_problem(place, image), looked_at)
+        for problem in tqdm(found, total=len(looked_at), desc=f"checking {place.name}", unit="picture", disable=None):
             if problem is not None:
                 report.problems.append(problem)
-    turned = sum(_has_rotation(place.images / image.file_name) for image in images.values())
+    turned = sum(_has_rotation(find_picture(place.images, image.file_name)) for image in looked_at)
     if turned:
         report.notes.append(f"{turned} pictures have an EXIF orientation, which training and testing ignore")
-    known = {Path(image.file_name) for image in images.values()}
-    extra = [path for path in place.images.iterdir() if path.is_file() and Path(path.name) not in known]
+    known = {Path(same_name(image.file_name)) for image in images.values()}
+    extra = [path for path in place.images.iterdir() if path.is_file() and Path(same_name(path.name)) not in known]
     if extra:
         report.notes.append(f"{len(extra)} files in {place.images} are not in {place.annotations}")
 
@@ -197,7 +198,7 @@ def _has_rotation(path: Path) -> bool:
 
 
 def _picture_problem(place: Location, image: ImageEntry) -> str | None:
-    path = place.images / image.file_name
+    path = find_picture(place.images, image.file_name)
     try:
         picture = read_image(path)
     except UserError as error:
@@ -209,8 +210,8 @@ def _picture_problem(place: Location, image: ImageEntry) -> str | None:
     return problem + " (turned by 90 degrees: EXIF rotation is ignored here)" * turned
 
 
-def _note_what_training_leaves_out(images: dict[int, ImageEntry], instances: list[Instance], report: Report) -> None:
-    grouped: dict[int, list[Instance]] = {image_id: [] for image_id in images}
+def _note_what_training_leaves_out(images: dict[ImageId, ImageEntry], instances: list[Instance], report: Report) -> None:
+    grouped: dict[ImageId, list[Instance]] = {image_id: [] for image_id in images}
     for instance in instances:
         grouped[instance.image_id].append(instance)
     kept = {image_id: int(usable(images[image_id], group)[0].sum()) for image_id, group in grouped.items()}

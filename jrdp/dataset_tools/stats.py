@@ -10,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jrdp.data.annotations import read_annotations
+from jrdp.data.annotations import has_shape, mask_area, read_annotations
 from jrdp.data.catalog import locate
-from jrdp.dataset_tools.check import mask_area
-from jrdp.data.coco import has_shape
 from jrdp.files import write_bytes
 
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's limits of small and medium areas, in pixels

@@ -34,7 +34,7 @@ def config_of(file: WeightFile, config: str | Path | Config | None, overrides: l
         UserError: for a bad configuration, and when pixels or strides would not be those of the weights.
     """
     if isinstance(config, Config):
-        chosen = config
+        chosen = load_config(None, overrides, base=config) if overrides else config
     elif config is not None:
         chosen = load_config(config, overrides)
     else:

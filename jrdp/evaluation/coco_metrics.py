@@ -72,6 +72,8 @@ def evaluate_with_curves(
     metrics["images"] = len(truth.images)
     metrics["instances"] = sum(not annotation["iscrowd"] for annotation in truth.annotations)
     metrics["detections"] = len(detections)
+    if truth.without_mask:
+        metrics["without_mask"] = truth.without_mask
     return Evaluation(metrics, curves_of(coco_eval))
 
 
@@ -117,6 +119,9 @@ def format_metrics(metrics: dict[str, dict]) -> str:
     if metrics:
         counts = next(iter(metrics.values()))
         lines.append(f"{counts['images']} images, {counts['instances']} instances, {counts['detections']} detections")
+        without = max(values.get("without_mask", 0) for values in metrics.values())
+        if without:
+            lines.append(f"{without} instances have no mask, so that mask AP cannot reach 100")
     return "\n".join(lines)
 
 

@@ -9,8 +9,10 @@ from pycocotools import mask as coco_mask
 
 from jrdp.errors import UserError
 from jrdp.files import read_json, write_json
-from jrdp.evaluation.ground_truth import GroundTruth, image_size, is_box
-from jrdp.evaluation.rle import checked_rle
+from jrdp.data.annotations import find_image
+from jrdp.data.naming import same_name
+from jrdp.data.shapes import checked_rle, far_number, finite_numbers
+from jrdp.evaluation.ground_truth import GroundTruth
 
 
 def box_results(
@@ -68,34 +70,70 @@ def check_results(
     result that has an unknown image id, no finite score, or not what the iou_type needs.
     """
     checked = []
+    by_name = _images_by_name(ground_truth)
     for position, entry in enumerate(results):
         place = f"{where}: result {position}"
         if not isinstance(entry, dict) or "image_id" not in entry:
             raise UserError(f"{place} has no image_id")
-        image_id = entry["image_id"]
-        image = ground_truth.images.get(image_id) if isinstance(image_id, (int, str)) else None
-        if image is None:
-            raise UserError(f"{place} is of image id {image_id!r}, which the ground truth does not have")
+        image = _image_of(entry, ground_truth, by_name, place)
         score = entry.get("score")
-        if not isinstance(score, (int, float)) or isinstance(score, bool) or not np.isfinite(score):
+        if not finite_numbers([score]):
             raise UserError(f"{place} has no finite score")
-        result = {"id": position + 1, "image_id": image_id, "category_id": 1, "score": float(score), "iscrowd": 0}
+        result = {"id": position + 1, "image_id": image["id"], "category_id": 1, "score": float(score), "iscrowd": 0}
         if ground_truth.iou_type == "bbox":
-            if not is_box(entry.get("bbox")):
-                raise UserError(f"{place} has no bbox of four finite numbers (x, y, width, height)")
-            result["bbox"] = [float(number) for number in entry["bbox"]]
+            result["bbox"] = _box(entry.get("bbox"), place)
             result["area"] = result["bbox"][2] * result["bbox"][3]
         else:
-            if "segmentation" not in entry:
+            if entry.get("segmentation") is None:
                 raise UserError(f"{place} has no segmentation; boxes alone can be evaluated as bbox only")
             try:
-                result["segmentation"] = checked_rle(entry["segmentation"], *image_size(image, "ground truth"))
+                result["segmentation"] = checked_rle(entry["segmentation"], image["height"], image["width"])
             except ValueError as error:
                 raise UserError(f"{place}: bad segmentation: {error}") from error
             result["area"] = float(coco_mask.area(result["segmentation"]))
             result["bbox"] = [float(number) for number in coco_mask.toBbox(result["segmentation"])]
         checked.append(result)
     return checked
+
+
+def _images_by_name(ground_truth: GroundTruth) -> dict[str, list[dict]]:
+    """The images of each file name: by the whole name, and by its last part, which is all that predictions have."""
+    names: dict[str, list[dict]] = {}
+    for image in ground_truth.images.values():
+        name = same_name(image["file_name"])
+        for key in {name, name.replace("\\", "/").rpartition("/")[2]}:
+            names.setdefault(key, []).append(image)
+    return names
+
+
+def _image_of(entry: dict, ground_truth: GroundTruth, by_name: dict[str, list[dict]], place: str) -> dict:
+    """The image that a result is of: by its `file_name` where it has one, since predictions number their pictures."""
+    image_id, name = entry["image_id"], entry.get("file_name")
+    by_id = find_image(ground_truth.images, image_id)
+    if name is None:
+        if by_id is None:
+            raise UserError(f"{place} is of image id {image_id!r}, which the ground truth does not have")
+        return by_id
+    if not isinstance(name, str):
+        raise UserError(f"{place} has a file_name that is no text: {name!r:.60}")
+    name = same_name(name)
+    found = by_name.get(name) or by_name.get(name.replace("\\", "/").rpartition("/")[2]) or []
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(f"{place} is of the picture {name!r:.80}, which the ground truth does not have")
+    if by_id in found:
+        return by_id
+    raise UserError(f"{place} is of the picture {name!r:.80}, and {len(found)} images of the ground truth have that name")
+
+
+def _box(box: object, place: str) -> list[float]:
+    if not finite_numbers(box) or len(box) != 4:
+        raise UserError(f"{place} has no bbox of four finite numbers (x, y, width, height)")
+    far = far_number(box)
+    if far is not None:
+        raise UserError(f"{place} has a bbox with the number {far:g}: no picture is that large")
+    return [float(number) for number in box]
 
 
 def _scores(scores: np.ndarray, count: int) -> list[float]:

@@ -159,29 +159,32 @@ BROKEN = {
     "no annotations": (lambda d: d.pop("annotations"), "no 'annotations'"),
     "annotations not a list": (lambda d: d.update(annotations={}), "not a list"),
     "image without a name": (lambda d: d["images"][1].pop("file_name"), "image 20 has no file_name"),
-    "image without an id": (lambda d: d["images"][1].pop("id"), "image number 1 has no integer id"),
+    "image without an id": (lambda d: d["images"][1].pop("id"), "image number 1 has no id"),
     "image without a size": (lambda d: d["images"][1].update(width=0), "image 20 .* width and height"),
     "image of half a pixel": (lambda d: d["images"][1].update(width=40.5), "image 20 .* width and height"),
     "image of unknown size": (lambda d: d["images"][1].update(width=None), "image 20 .* width and height"),
     "image twice": (lambda d: d["images"].append(d["images"][0]), "image 10 occurs twice"),
-    "no segmentation": (_changed(1, segmentation=...), "annotation 2 has no segmentation"),
-    "null segmentation": (_changed(1, segmentation=None), "annotation 2 has no segmentation"),
+    "neither box nor segmentation": (_changed(1, segmentation=None, bbox=None), "annotation 2 has no bbox"),
+    "far polygon": (_changed(1, segmentation=[[1, 2, 3, 4, 5, 1e9]]), "annotation 2 has a polygon .* 1e\\+09"),
+    "long outline": (_changed(1, segmentation=[[0, 0, 9e5, 9e5] * 9]), "annotation 2 has polygons whose edges"),
+    "huge bbox": (_changed(1, bbox=[1, 2, 3, 1e9]), "annotation 2 has a bbox with the number 1e\\+09"),
+    "negative area": (_changed(1, area=-5), "annotation 2 has an area .*-5"),
+    "huge picture": (lambda d: d["images"][1].update(width=1e6, height=1e6), "image 20 .* pixels"),
     "unknown image": (_changed(1, image_id=99), "annotation 2 belongs to the image 99"),
     "no image": (_changed(1, image_id=...), "annotation 2 belongs to the image None"),
     "listed image": (_changed(1, image_id=[1]), "annotation 2 belongs to the image"),
-    "no bbox": (_changed(1, bbox=...), "annotation 2 has no bbox"),
     "short bbox": (_changed(1, bbox=[1, 2, 3]), "annotation 2 has no bbox"),
     "bbox of words": (_changed(1, bbox=["1", 2, 3, 4]), "annotation 2 has no bbox"),
     "bbox not finite": (_changed(1, bbox=[float("nan"), 2, 3, 4]), "annotation 2 has no bbox"),
     "odd polygon": (_changed(1, segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "annotation 2 has a malformed polygon"),
-    "flat polygon": (_changed(1, segmentation=[1, 2, 3, 4, 5, 6]), "annotation 2 has a malformed polygon"),
+    "flat polygon": (_changed(1, segmentation=[1, 2, 3, 4, 5, 6]), "annotation 2 .* it needs a list of polygons"),
     "polygon of words": (_changed(1, segmentation=[["a"] * 6]), "annotation 2 has a malformed polygon"),
     "infinite polygon": (_changed(1, segmentation=[[1e300] * 6]), "annotation 2 has a malformed polygon"),
     "string segmentation": (_changed(1, segmentation="x"), "annotation 2 has a segmentation that"),
-    "RLE of another size": (_changed(1, segmentation={"size": [5, 5], "counts": [25]}), "annotation 2: its RLE is for"),
-    "RLE too short": (_changed(1, segmentation={"size": [60, 40], "counts": [25]}), "annotation 2: its RLE covers"),
+    "RLE of another size": (_changed(1, segmentation={"size": [5, 5], "counts": [25]}), "annotation 2 has an RLE for"),
+    "RLE too short": (_changed(1, segmentation={"size": [60, 40], "counts": [25]}), "annotation 2 has an RLE that covers"),
     "crowd of two": (_changed(1, iscrowd=2), "annotation 2 has an iscrowd"),
-    "no id": (_changed(1, id=...), "annotation number 1 has no integer id"),
+    "no id": (_changed(1, id=[]), "annotation number 1 has no id"),
     "not a mapping": (lambda d: d["annotations"].append(5), "annotation number 3 is not a mapping"),
     "no pictures at all": (lambda d: d.update(images=[], annotations=[]), "it has no images"),
     "nothing to train on": (lambda d: d.update(annotations=[]), "no picture has a usable instance"),
@@ -242,3 +245,37 @@ def test_real_data(shared, name, train, val):
     image, targets = dataset.example(int(np.argmax(counts)), flip=True)
     masks = project_masks(targets, np.arange(len(targets)), targets.boxes)
     assert len(masks) == len(targets) > 0 and (masks.mean(axis=(1, 2)) > 0.15).all()
+
+
+HARMLESS = {
+    "null area": _changed(1, area=None),
+    "null iscrowd": _changed(1, iscrowd=None),
+    "float ids": lambda d: [entry.update(id=float(entry["id"])) for entry in d["images"] + d["annotations"]],
+    "ids of annotations as strings": _changed(1, image_id="20"),
+    "no id of an annotation": _changed(1, id=...),
+    "float width": lambda d: d["images"][1].update(width=40.0),
+}
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_harmless_forms_are_read_alike(tiny_set, case):
+    from jrdp.data.annotations import parse_annotations
+
+    expected = parse_annotations(tiny_set.data, "set")
+    HARMLESS[case](tiny_set.data)
+    found = parse_annotations(tiny_set.data, "set")
+    assert found.images == expected.images and len(found.instances) == len(expected.instances)
+    for one, other in zip(found.instances, expected.instances):
+        assert (one.image_id, one.xywh, one.crowd) == (other.image_id, other.xywh, other.crowd)
+
+
+def test_string_ids_and_boxes_from_shapes(tiny_set):
+    for entry in tiny_set.data["images"]:
+        entry["id"] = f"p{entry['id']}"
+    for entry in tiny_set.data["annotations"]:
+        entry.update(image_id=f"p{entry['image_id']}", bbox=None, segmentation=[[4, 5, 24, 5, 24, 35, 4, 35]])
+    dataset = _load(tiny_set)
+    assert [dataset.image_id(i) for i in range(3)] == ["p10", "p20", "p30"]
+    from jrdp.data.annotations import parse_annotations
+
+    assert {i.xywh for i in parse_annotations(tiny_set.data, "set").instances} == {(4.0, 5.0, 20.0, 30.0)}

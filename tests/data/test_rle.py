@@ -33,13 +33,13 @@ def test_round_trips_and_agreement_with_pycocotools(mask):
 @pytest.mark.parametrize(
     "segmentation, words",
     [
-        ({"counts": [35]}, "no size"),
-        ({"size": [5], "counts": [35]}, "no size"),
-        ({"size": [7, 5], "counts": [35]}, "is for a picture"),
-        ({"size": [5, 7]}, "no counts"),
+        ({"counts": [35]}, "without its size"),
+        ({"size": [5], "counts": [35]}, "without its size"),
+        ({"size": [7, 5], "counts": [35]}, "for a picture"),
+        ({"size": [5, 7]}, "without counts"),
         ({"size": [5, 7], "counts": [30]}, "covers 30"),
         ({"size": [5, 7], "counts": [40, -5]}, "between 0"),
-        ({"size": [5, 7], "counts": [10.5, 24.5]}, "between 0"),
+        ({"size": [5, 7], "counts": [10.5, 24.5]}, "whole"),
         ({"size": [5, 7], "counts": "R"}, "damaged"),
         ({"size": [5, 7], "counts": "oooooooooooooooooooo"}, "damaged"),
         ({"size": [5, 7], "counts": "1\u00e41"}, "damaged"),

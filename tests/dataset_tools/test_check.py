@@ -48,21 +48,21 @@ DEFECTS = {
     ),
     "another size": (lambda t: Image.new("RGB", (41, 60)).save(t.images / "p2.png"), "p2.png is 41x60, but image 20"),
     "turned": (lambda t: Image.new("RGB", (60, 40)).save(t.images / "p2.png"), "p2.png is 60x40.*turned by 90"),
-    "no segmentation": (_drop(1, "segmentation"), "annotation 2 has no segmentation"),
+    "no segmentation": (_drop(1, "segmentation"), "annotation 2 .* its segmentation is empty or missing"),
     "empty segmentation": (_edit(1, segmentation=[]), r"annotation 2 \(p2.png\): its segmentation is empty"),
     "two points": (_edit(1, segmentation=[[4, 4, 9, 9]]), "annotation 2 .* its segmentation is empty"),
     "empty RLE": (_edit(1, segmentation={"size": [60, 40], "counts": [2400]}), "annotation 2 .* segmentation is empty"),
     "flat polygon": (_edit(1, segmentation=[[4, 4, 9, 4, 20, 4]]), "annotation 2 .* covers no pixel"),
-    "far polygon": (_edit(1, segmentation=[[1e9, 4, 1e9, 40, 1e10, 4]]), "annotation 2 .* covers no pixel"),
+    "far polygon": (_edit(1, segmentation=[[1e9, 4, 1e9, 40, 1e10, 4]]), r"annotation 2 has a polygon with the coordinate 1e\+10"),
     "odd polygon": (_edit(1, segmentation=[[4, 4, 9, 4, 20, 4, 3]]), "annotation 2 has a malformed polygon"),
-    "damaged RLE": (_edit(1, segmentation={"size": [60, 40], "counts": "R"}), "annotation 2: its compressed RLE"),
+    "damaged RLE": (_edit(1, segmentation={"size": [60, 40], "counts": "R"}), "annotation 2 has a damaged compressed RLE"),
     "box without area": (_edit(1, bbox=[4, 4, 0, 9]), "annotation 2 .* width=0 .* has no area"),
     "box outside": (_edit(1, bbox=[50, 4, 9, 9]), "annotation 2 .* lies outside the picture of 40x60"),
     "box beyond": (_edit(1, bbox=[4, 4, 60, 20]), "annotation 2 .* reaches beyond"),
     "box elsewhere": (_edit(1, bbox=[20, 30, 20, 20]), "annotation 2 .* does not fit its segmentation"),
     "unknown picture": (_edit(1, image_id=5), "annotation 2 belongs to the image 5"),
     "unknown category": (_edit(1, category_id=5), "annotation 2 .* category 5"),
-    "annotation id twice": (_edit(1, id=1), r"annotation 1 \(p2.png\): its id occurs twice"),
+    "annotation id twice": (_edit(1, id=1), "annotation 1 has an id that occurs twice"),
     "image id twice": (lambda t: t.data["images"][1].update(id=10), "image 10 occurs twice"),
     "file twice": (lambda t: t.data["images"][1].update(file_name="p1.png"), "images 10 and 20 are the same file"),
     "no file name": (lambda t: t.data["images"][1].pop("file_name"), "image 20 has no file_name"),
@@ -142,3 +142,18 @@ def test_real_data_is_ok(shared, name, pictures, instances):
     assert (report.pictures, report.instances) == (pictures, instances)
     counted = json.loads((shared / "data" / name / "val.json").read_text())
     assert len(counted["annotations"]) == instances
+
+
+def test_one_cause_is_one_line(tiny_set):
+    for entry in tiny_set.data["images"]:
+        del entry["width"]
+    report = _check(tiny_set)
+    assert [line for line in report.problems if "annotation" in line] == []
+    assert len(report.problems) == 1 and "and 2 more: image 20, image 30" in report.problems[0]
+
+
+def test_backslashes_are_named_once(tiny_set):
+    for entry in tiny_set.data["images"]:
+        entry["file_name"] = "..\\imgs\\" + entry["file_name"]
+    report = _check(tiny_set)
+    assert len(report.problems) == 1 and "backslashes" in report.problems[0], report.text()

@@ -232,7 +232,7 @@ def test_polygons_and_uncompressed_masks_of_other_systems():
         (lambda r: r.pop("score"), "result 2 has no finite score"),
         (lambda r: r.update(score=float("nan")), "result 2 has no finite score"),
         (lambda r: r.pop("segmentation"), "result 2 has no segmentation"),
-        (lambda r: r["segmentation"].update(size=[260, 200]), "size"),
+        (lambda r: r["segmentation"].update(size=[260, 200]), "for a picture of 200x260"),
         (lambda r: r["segmentation"].update(counts="zz"), "bad segmentation"),
     ],
 )
@@ -255,14 +255,13 @@ def test_bad_boxes():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda d: d.pop("annotations"), "needs the lists images and annotations"),
-        (lambda d: d["annotations"][1].update(image_id=3), r"annotations\[1\] is of the unknown image id 3"),
-        (lambda d: d["annotations"][1].pop("segmentation"), r"annotations\[1\] has no segmentation"),
-        (lambda d: d["annotations"].append(4), "has no image_id"),
-        (lambda d: d["images"].append(d["images"][0]), "two images have the id 1000"),
-        (lambda d: d["images"][1].pop("height"), "needs a positive width and height"),
-        (lambda d: d["annotations"][1].update(area=None), "area"),
-        (lambda d: d["images"].append({"id": "a"}), "all numbers or all strings"),
+        (lambda d: d.pop("annotations"), "has no 'annotations'"),
+        (lambda d: d["annotations"][1].update(image_id=3), "annotation 51 belongs to the image 3"),
+        (lambda d: d["annotations"].append(4), "is not a mapping"),
+        (lambda d: d["images"].append(d["images"][0]), "image 1000 occurs twice"),
+        (lambda d: d["images"][1].pop("height"), "no positive integer width and height"),
+        (lambda d: d["annotations"][1].update(area="big"), "area .*'big'"),
+        (lambda d: d["images"].append({**d["images"][0], "id": "a"}), "numbers .* and strings"),
     ],
 )
 def test_bad_ground_truth(change, message):
@@ -328,3 +327,31 @@ def test_box_results_of_the_released_network(golden):
     for mine, other in zip(ours, theirs):
         assert mine["bbox"] == pytest.approx(other["bbox"], abs=1e-4)
         assert mine["score"] == pytest.approx(other["score"], abs=1e-6)
+
+
+def test_results_are_paired_by_file_name():
+    dataset = make_dataset()
+    results = make_results(dataset)
+    expected = evaluate(dataset, results, "segm")
+    names = {image["id"]: image["file_name"] for image in dataset["images"]}
+    numbers = {image_id: number for number, image_id in enumerate(names, start=1)}
+    numbered = [{**r, "image_id": numbers[r["image_id"]], "file_name": names[r["image_id"]]} for r in results]
+    assert evaluate(dataset, numbered, "segm") == expected
+    with pytest.raises(UserError, match="picture 'other.jpg', which the ground truth does not have"):
+        evaluate(dataset, [{**numbered[0], "file_name": "other.jpg"}], "segm")
+
+
+def test_ground_truth_without_any_mask_is_refused():
+    dataset = make_dataset()
+    for annotation in dataset["annotations"]:
+        annotation["segmentation"] = []
+    with pytest.raises(UserError, match=f"none of its {len(dataset['annotations'])} instances has a mask"):
+        evaluate(dataset, [], "segm")
+    assert evaluate(dataset, [], "bbox")["AP"] == 0
+
+
+def test_far_polygons_in_results_are_refused():
+    dataset = make_dataset()
+    far = {"image_id": 993, "score": 0.5, "segmentation": [[5, 5, 20, 5, 20, 20, 5, 1e9]]}
+    with pytest.raises(UserError, match="coordinate 1e.09"):
+        evaluate(dataset, [far], "segm")

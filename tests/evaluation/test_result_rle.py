@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from jrdp.evaluation.rle import checked_rle, decode_mask, decode_runs, encode_masks
+from jrdp.data.rle import unpack_runs
+from jrdp.data.shapes import checked_rle
+from jrdp.evaluation.rle import decode_mask, encode_masks
 
 
 def plain_runs(mask):
@@ -33,7 +35,7 @@ def test_runs_and_round_trip(index):
     mask = sample_masks()[index]
     (rle,) = encode_masks(mask[None])
     assert isinstance(rle["counts"], str)
-    assert decode_runs(rle["counts"]).tolist() == plain_runs(mask)
+    assert unpack_runs(rle["counts"]).tolist() == plain_runs(mask)
     checked = checked_rle(rle, *mask.shape)
     np.testing.assert_array_equal(decode_mask(checked), mask)
     uncompressed = {"size": list(mask.shape), "counts": plain_runs(mask)}
@@ -59,22 +61,22 @@ def test_polygons_are_merged_as_pycocotools_does_and_degenerate_parts_are_droppe
 @pytest.mark.parametrize(
     "segmentation, message",
     [
-        ({"size": [4, 6], "counts": "0"}, "size"),
-        ({"size": [6, 4], "counts": ""}, "add up"),
-        ({"size": [6, 4], "counts": "8"}, "add up"),
+        ({"size": [4, 6], "counts": "0"}, "for a picture"),
+        ({"size": [6, 4], "counts": ""}, "covers|between 0"),
+        ({"size": [6, 4], "counts": "8"}, "covers|between 0"),
         ({"size": [6, 4], "counts": "P"}, "middle of a run"),
         ({"size": [6, 4], "counts": "P" * 20 + "0"}, "impossible length"),
         ({"size": [6, 4], "counts": "\x01"}, "character"),
         ({"size": [6, 4], "counts": "é"}, "character"),
-        ({"size": [6, 4], "counts": [30, -6]}, "add up"),
+        ({"size": [6, 4], "counts": [30, -6]}, "covers|between 0"),
         ({"size": [6, 4], "counts": [12.5, 11.5]}, "whole"),
-        ({"size": [6, 4], "counts": [None]}, "number"),
-        ({"size": [6, 4], "counts": 24}, "neither"),
-        ({"size": [6, 4]}, "neither"),
-        ({"size": 24, "counts": "0"}, "size"),
-        ([["a", 1, 2, 3, 4, 5]], "not a number"),
+        ({"size": [6, 4], "counts": [None]}, "whole"),
+        ({"size": [6, 4], "counts": 24}, "without counts"),
+        ({"size": [6, 4]}, "without counts"),
+        ({"size": 24, "counts": "0"}, "without its size"),
+        ([["a", 1, 2, 3, 4, 5]], "malformed polygon"),
         ([[1, 2, 3, 4, 5, float("nan")]], "finite"),
-        ([[1, 2, 3, 4, 5, 6, 7]], "pairs"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "malformed polygon"),
         (None, "neither"),
     ],
 )
