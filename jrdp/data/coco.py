@@ -82,6 +82,8 @@ class CocoDataset:
         if not self._records:
             what = "no picture has a usable instance" if records else "it has no images"
             raise UserError(f"{json_path}: {what}, so there is nothing to {'train' if training else 'test'} on")
+        if not training and not _any_mask(images, annotations.instances):
+            raise UserError(f"{json_path}: no instance has a mask inside its picture, so there is no mask AP to test for")
 
     def __len__(self) -> int:
         return len(self._records)

@@ -76,9 +76,16 @@ def test_json_without_categories_or_segmentation(run, tmp_path, weights, sample)
     setting = changed(sample, tmp_path, lambda content: content.pop("categories"))
     common = ("test", "--weights", weights, "--out", tmp_path / "o")
     refused(run(*common, "--set", setting), "changed.json", "categories")
-    setting = changed(sample, tmp_path, lambda content: content["annotations"][0].pop("segmentation"))
-    refused(run(*common, "--set", setting), "changed.json", "segmentation")
+    setting = changed(sample, tmp_path, lambda content: [one.pop("segmentation") for one in content["annotations"]])
+    refused(run(*common, "--set", setting), "changed.json", "no instance has a mask")
     assert not (tmp_path / "o").exists()
+
+
+def test_an_instance_without_a_mask_is_counted(run, tmp_path, weights, sample):
+    setting = changed(sample, tmp_path, lambda content: content["annotations"][0].pop("segmentation"))
+    code, error = run("test", "--weights", weights, "--out", tmp_path / "o", "--set", setting, "--set", "input.min_size=64")
+    assert code == 0, error
+    assert json.loads((tmp_path / "o" / "metrics.json").read_text())["segm"]["without_mask"] == 1
 
 
 def test_folder_without_pictures_and_missing_picture(run, tmp_path, weights):
