@@ -70,6 +70,7 @@ class CocoDataset:
         self.training = training
         annotations = read_annotations(json_path)
         images = annotations.images
+        refuse_backslashes(images_dir, images.values(), json_path)
         # The one category's id, for result files; as released, all categories are one.
         self.category_id: int = annotations.category_ids[0]
         grouped: dict[ImageId, list[Instance]] = {image_id: [] for image_id in images}

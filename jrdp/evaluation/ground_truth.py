@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Union
 
-import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
