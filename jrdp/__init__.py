@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import pathlib
 
-from jrdp.machine import runtime
+from jrdp.machine import importing
 
 __version__ = "0.1.0"
 
-runtime.prepare()
+importing.install()  # a later `import jittor` prepares the machine; until then nothing is touched
 
 
 def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrides: list[str] | tuple[str, ...] = ()):
@@ -36,6 +36,7 @@ def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrid
     """
     from jrdp import interchange
     from jrdp.engine.weights import config_of
+    from jrdp.machine import runtime
 
     file = interchange.read(weights)
     settings = config_of(file, config, list(overrides))

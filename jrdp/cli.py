@@ -380,6 +380,9 @@ def data_weights(
 
 def main() -> None:
     """Entry point of the `jrdp` command."""
+    from jrdp.machine.runtime import own_process
+
+    own_process()
     sys.exit(endings.run(app))
 
 

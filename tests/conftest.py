@@ -7,11 +7,13 @@ import sys
 
 import pytest
 
-from jrdp.machine import runtime  # importing jrdp makes Jittor importable before any test imports it
+from jrdp.machine import runtime
 
 pytest_plugins = ["small_datasets"]  # fixtures: datasets of a few pictures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+runtime.prepare()  # before any test imports Jittor or changes the environment
 
 
 def pytest_collection_modifyitems(items):

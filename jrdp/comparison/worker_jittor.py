@@ -197,6 +197,7 @@ def _rois(found: list) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    runtime.own_process()
     backend = JittorBackend()
     serve(
         {

@@ -7,7 +7,6 @@ channels, subtract the mean, pad right and bottom with zeros to a multiple of 32
 from __future__ import annotations
 
 import os
-import warnings
 from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -33,9 +32,6 @@ _TURNS = {
 PICTURE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .gif .avif .heic .heif".split()
 )
-
-# `read_image` refuses such pictures with an error of its own, so Pillow's warning would only say it twice.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class PreparedImage(NamedTuple):

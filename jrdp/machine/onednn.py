@@ -2,11 +2,12 @@
 
 Jittor looks for it in one place only, `.cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp`, and downloads it when that is not
 there. The environment variables that should name another place do not work in Jittor 1.3.11. The name is Jittor's; what
-lies there is the release that the wheels bring.
+lies there is the release that the wheels bring, copied: deleting the environment that they came from breaks no other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -54,9 +55,9 @@ def prepare_onednn() -> OneDnn:
         fix = f"pip install {LIBRARY_WHEEL}==2022.2.1 {HEADER_WHEEL}==2022.2.1"
         return OneDnn(None, "", "", f"oneDNN is not installed and Jittor cannot compile without it: {fix}")
     version, headers, libraries = wheels
-    if _version_of(home) != version or not (home / "lib" / "libmkldnn.so").is_file():
-        folder = own_folder() / f"onednn-{version}-{fingerprint(libraries[0], headers[0])}"
-        build_folder(folder, lambda new: _link_all(new, headers, libraries))
+    if _version_of(home) != version or not _is_copied(home):
+        folder = own_folder() / f"onednn-copy-{version}"
+        build_folder(folder, lambda new: _copy_all(new, headers, libraries))
         if home.is_dir() and not home.is_symlink():
             _move_away(home)
         replace_link(home, folder)
@@ -67,6 +68,12 @@ def _is_foreign(home: Path) -> bool:
     """A real oneDNN folder, that is one whose library is a file and not a link into some virtual environment."""
     library = home / "lib" / "libmkldnn.so"
     return library.is_file() and not library.is_symlink()
+
+
+def _is_copied(home: Path) -> bool:
+    """Whether the library lies in our folder, and is no link into a virtual environment that may be deleted."""
+    library = (home / "lib" / "libmkldnn.so").resolve()
+    return library.is_file() and own_folder().resolve() in library.parents
 
 
 def _version_of(home: Path) -> Optional[str]:
@@ -104,16 +111,27 @@ def _wheels() -> Optional[tuple[str, list[Path], list[Path]]]:
     return f"{release}-{fingerprint(*sorted(contents))}", list(headers), libraries
 
 
-def _link_all(folder: Path, headers: list[Path], libraries: list[Path]) -> None:
+def _copy_all(folder: Path, headers: list[Path], libraries: list[Path]) -> None:
     (folder / "include").mkdir()
     (folder / "lib").mkdir()
     for header in headers:
-        os.symlink(header, folder / "include" / header.name)
-    for library in libraries:
-        os.symlink(library, folder / "lib" / library.name)
-    plain = next(p for p in libraries if p.name == "libdnnl.so")
-    os.symlink(plain, folder / "lib" / "libmkldnn.so")
+        copy = shutil.copytree if header.is_dir() else shutil.copyfile
+        copy(header, folder / "include" / header.name)
+    _copy_libraries(folder / "lib", libraries)
     (folder / "VERSION").write_text(_wheels()[0])
+
+
+def _copy_libraries(folder: Path, libraries: list[Path]) -> None:
+    """Files of equal contents (a wheel has no links) are copied once, 40 MB each, and linked under their other names."""
+    copies: dict[str, str] = {}
+    for library in sorted(libraries):
+        digest = hashlib.sha256(library.read_bytes()).hexdigest()
+        if digest in copies:
+            os.symlink(copies[digest], folder / library.name)
+        else:
+            copies[digest] = library.name
+            shutil.copyfile(library, folder / library.name)
+    os.symlink("libdnnl.so", folder / "libmkldnn.so")
 
 
 def _move_away(home: Path) -> None:

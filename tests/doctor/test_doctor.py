@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from jrdp.doctor import report as doctor
-from jrdp.machine import runtime
+from jrdp.machine import prepare, runtime
+from jrdp.machine.cuda import CudaChoice
+from jrdp.machine.onednn import OneDnn
 from jrdp.doctor.report import run_doctor
 from jrdp.errors import UserError
 
@@ -31,9 +33,9 @@ def test_everything_works_here(capsys):
 
 
 def test_a_problem_is_shown_with_its_fix(capsys, monkeypatch):
-    none = runtime.CudaChoice(False, "nothing found", "buy one", ("CUDA 9 was passed over",))
-    setup = runtime.Setup(("no g++ was found: install it",), runtime.OneDnn(None, "", "none for this machine"), none, None, "")
-    monkeypatch.setattr(runtime, "_setup", setup)
+    none = CudaChoice(False, "nothing found", "buy one", ("CUDA 9 was passed over",))
+    setup = runtime.Setup(("no g++ was found: install it",), OneDnn(None, "", "none for this machine"), none, None, "")
+    monkeypatch.setattr(prepare, "_setup", setup)
     assert run_doctor() == 1
     told = capsys.readouterr().out
     for words in ("no g++ was found: install it", "buy one", "CUDA 9 was passed over", "none for this machine", "1 of the checks failed"):

@@ -64,13 +64,25 @@ def test_another_environment_with_the_same_release_shares_the_links(home, wheels
     assert prepare_onednn().identity == identity and os.readlink(home) == target
 
 
-def test_links_into_a_deleted_environment_are_renewed(home, wheels):
+def test_deleting_the_environment_it_came_from_breaks_nothing(home, wheels):
     top = wheels("1", "first")
     prepare_onednn()
-    wheels("1", "second")
     shutil.rmtree(top)
-    assert not (home / "lib" / "libmkldnn.so").exists()
+    for name in ("lib/libmkldnn.so", "lib/libdnnl.so.2", "include/dnnl.hpp", "include/oneapi/dnnl/dnnl.hpp"):
+        assert (home / name).read_text() == "1"
+
+
+def test_links_into_an_environment_become_a_copy(home, wheels):
+    """As an earlier release left them: a folder of ours full of links."""
+    top = wheels("1", "first")
+    folder = onednn.own_folder() / "onednn-links"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "VERSION").write_text("1")
+    (folder / "lib" / "libmkldnn.so").symlink_to(top / "lib" / "libdnnl.so")
+    home.parent.mkdir(parents=True)
+    home.symlink_to(folder)
     prepare_onednn()
+    shutil.rmtree(top)
     assert (home / "lib" / "libmkldnn.so").read_text() == "1"
 
 

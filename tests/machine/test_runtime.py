@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jrdp.machine import runtime
+from jrdp.machine import importing, prepare, runtime
 from jrdp.errors import UserError
 from jrdp.machine import python_headers
 from jrdp.machine.driver import read_driver
@@ -42,7 +42,7 @@ def _fresh(code: str, home: Path, **environment: str) -> str:
 
 SHOW = f"""
 import json, os, sys, jrdp
-from jrdp.machine import runtime
+from jrdp.machine import importing, prepare, runtime
 setup = runtime.prepare()
 print(json.dumps({{"problems": setup.problems, "jittor": "jittor" in sys.modules, "path": sys.path[0],
     **{{name: os.environ.get(name) for name in {OURS!r}}}}}))
@@ -92,14 +92,14 @@ def test_a_child_process_decides_for_itself(tmp_path, monkeypatch):
     for name in ("first", "second"):
         monkeypatch.setenv(name, "before")
     monkeypatch.delenv("third", raising=False)
-    runtime_memory = os.environ.get(runtime._MEMORY, "{}")
-    monkeypatch.delenv(runtime._MEMORY, raising=False)
-    runtime._remember({"first": "ours", "second": "ours", "third": "ours"})
+    runtime_memory = os.environ.get(prepare.MEMORY, "{}")
+    monkeypatch.delenv(prepare.MEMORY, raising=False)
+    prepare.remember({"first": "ours", "second": "ours", "third": "ours"})
     os.environ["second"] = "changed by the user afterwards"
-    runtime._forget()
+    prepare._forget()
     assert os.environ["first"] == "before" and "third" not in os.environ
     assert os.environ["second"] == "changed by the user afterwards"
-    monkeypatch.setenv(runtime._MEMORY, runtime_memory)
+    monkeypatch.setenv(prepare.MEMORY, runtime_memory)
 
 
 def _problem(monkeypatch, **replaced) -> str:
@@ -107,9 +107,9 @@ def _problem(monkeypatch, **replaced) -> str:
     modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in ("jittor", "jittor_utils")}
     environment, path = dict(os.environ), list(sys.path)
     try:
-        monkeypatch.setattr(runtime, "_setup", None)
+        monkeypatch.setattr(prepare, "_setup", None)
         for name, value in replaced.items():
-            monkeypatch.setattr(runtime, name, value)
+            monkeypatch.setattr(prepare, name, value)
         with pytest.raises(UserError) as caught:
             runtime.start("cpu")
     finally:
@@ -129,7 +129,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def _versions(**wrong):
-    known = runtime._version
+    known = prepare._version
     return lambda package: wrong.get(package, known(package))
 
 
@@ -186,8 +186,8 @@ def test_unknown_device():
 
 
 def test_cuda_without_a_gpu_says_why(monkeypatch):
-    setup = runtime.Setup((), runtime.OneDnn(None, "", ""), runtime.CudaChoice(False, "no GPU", "buy one"), None, "g++")
-    monkeypatch.setattr(runtime, "_setup", setup)
+    setup = runtime.Setup((), prepare.OneDnn(None, "", ""), prepare.CudaChoice(False, "no GPU", "buy one"), None, "g++")
+    monkeypatch.setattr(prepare, "_setup", setup)
     with pytest.raises(UserError, match="--device cuda cannot be used: no GPU; buy one"):
         runtime.start("cuda")
 
@@ -209,7 +209,7 @@ def test_start_seeds_and_gives_the_signals_back():
 
 def test_what_jittor_says_is_shown_when_its_import_fails(capfd):
     with pytest.raises(UserError, match="Jittor could not be imported: broken") as caught:
-        with runtime._quiet_import():
+        with importing._muted_descriptors():
             os.write(1, b"the compiler's words\n")
             raise RuntimeError("broken\nmore")
     log = Path(str(caught.value).split(" is in ")[1].rstrip(")"))
@@ -219,7 +219,7 @@ def test_what_jittor_says_is_shown_when_its_import_fails(capfd):
 
 
 def test_a_successful_import_is_silent(capfd):
-    with runtime._quiet_import():
+    with importing._muted_descriptors():
         os.write(2, b"noise\n")
     os.write(1, b"after\n")
     assert capfd.readouterr() == ("after\n", "")
@@ -227,7 +227,7 @@ def test_a_successful_import_is_silent(capfd):
 
 def test_an_interrupted_import_says_so(capfd):
     with pytest.raises(KeyboardInterrupt):
-        with runtime._quiet_import():
+        with importing._muted_descriptors():
             os.write(1, b"noise\n")
             raise KeyboardInterrupt
     out, err = capfd.readouterr()
@@ -239,7 +239,7 @@ class Clock:
 
     def __init__(self, log: Path, monkeypatch):
         self.log, self.steps, self.now = log, iter(range(1, 6)), 0.0
-        monkeypatch.setattr(runtime.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(importing.time, "monotonic", lambda: self.now)
 
     def wait(self, _seconds):
         step = next(self.steps, None)
@@ -261,14 +261,14 @@ def object_file(tmp_path, monkeypatch):
 
 
 def test_the_progress_of_a_first_compile_is_reported(tmp_path, capfd, monkeypatch, object_file):
-    runtime._report_progress(tmp_path / "log", 2, Clock(tmp_path / "log", monkeypatch))
+    importing._report_progress(tmp_path / "log", 2, Clock(tmp_path / "log", monkeypatch))
     lines = capfd.readouterr().err.splitlines()
     assert "once" in lines[0] and len(lines) == 6 and lines[-1].strip() == "Jittor's core: 10 of 10 files after 50 s"
 
 
 def test_a_slow_look_at_what_is_compiled_already_is_no_compile(tmp_path, capfd, monkeypatch, object_file):
     os.utime(object_file, (1, 1))  # older than this import
-    runtime._report_progress(tmp_path / "log", 2, Clock(tmp_path / "log", monkeypatch))
+    importing._report_progress(tmp_path / "log", 2, Clock(tmp_path / "log", monkeypatch))
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("waiting for Jittor")
 
@@ -312,13 +312,14 @@ PRETEND_GPU = _pretend_jittor(
     """
 import os, types
 flags = types.SimpleNamespace(python_path='', log_silent=0, use_cuda=0)
+cudnn = None
 has_cuda, saw = 1, os.environ.get('NVIDIA_TF32_OVERRIDE')
 """
 ) + """
 import dataclasses, os, subprocess
-from jrdp.machine import runtime
+from jrdp.machine import importing, prepare, runtime
 from jrdp.errors import UserError
-runtime._setup = dataclasses.replace(runtime.prepare(), problems=(), cuda=runtime.CudaChoice(True, "pretend"))
+prepare._setup = dataclasses.replace(runtime.prepare(), problems=(), cuda=prepare.CudaChoice(True, "pretend"))
 """
 
 
@@ -337,7 +338,7 @@ def test_tf32_is_off_unless_asked_for_and_the_users_word_is_last(tmp_path, start
     code = f"""{PRETEND_GPU}
 {start}
 import jittor
-child = "import jrdp, os; print(os.environ.get('NVIDIA_TF32_OVERRIDE'))"
+child = "import os; from jrdp.machine import runtime; runtime.prepare(); print(os.environ.get('NVIDIA_TF32_OVERRIDE'))"
 print(jittor.saw, subprocess.check_output([sys.executable, "-c", child], text=True).strip(), jittor.flags.use_cuda)
 print(runtime.describe_tf32())
 """
@@ -389,6 +390,7 @@ def test_a_crash_in_a_thread_of_native_code_ends_the_process():
     code = """
 import ctypes, threading
 from jrdp.machine import runtime
+runtime.own_process()
 runtime.start("cpu")
 thread = threading.Thread(target=lambda: ctypes.string_at(0))
 thread.start()

@@ -92,6 +92,7 @@ def _predict(model, picture: str) -> list[dict]:
 
 
 if __name__ == "__main__":
+    runtime.own_process()
     backend = JittorBench()
     serve(
         {
