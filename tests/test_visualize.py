@@ -134,10 +134,11 @@ def test_save_image(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), photo)
     visualize.save_image(photo, str(tmp_path / "a.JPG"))
     assert visualize.encode_jpeg(photo)[:2] == b"\xff\xd8"
-    for name in ("a.txt", "a", "none/a.png"):
+    visualize.save_image(photo, tmp_path / "made" / "a.png")  # a folder that does not exist is made
+    for name in ("a.txt", "a"):
         with pytest.raises(UserError, match="cannot write"):
             visualize.save_image(photo, tmp_path / name)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.JPG", "a.png", "made"]
 
 
 def test_sheets():

@@ -151,12 +151,13 @@ def _between(length: int, wanted: int, shape: list, index: str) -> tuple[list[jt
 
     The last entry of an array is not used: Jittor would take an array of one number for a constant of the kernel.
     """
-    pixels, shares = _tables(length, wanted, jt.flags.use_cuda)
+    # On a CPU nothing has to be sent, and arrays that are always new keep Jittor's fused kernels the same at every step.
+    pixels, shares = _tables(length, wanted) if jt.flags.use_cuda else _tables.__wrapped__(length, wanted)
     return list(pixels), [share.reindex(shape, [index]) for share in shares]
 
 
 @lru_cache(maxsize=256)
-def _tables(length: int, wanted: int, use_cuda: int) -> tuple[tuple[jt.Var, jt.Var], tuple[jt.Var, jt.Var]]:
+def _tables(length: int, wanted: int) -> tuple[tuple[jt.Var, jt.Var], tuple[jt.Var, jt.Var]]:
     """`_taps` as constants where they are computed with, so that they are sent to a GPU once; never trained."""
     pixels, shares = _taps(length, wanted)
     return tuple(jt.array(p).stop_grad() for p in pixels), tuple(jt.array(s).stop_grad() for s in shares)

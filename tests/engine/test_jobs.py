@@ -201,7 +201,9 @@ def test_a_killed_job_is_one_line_and_keeps_what_was_done(run, pools, sample, we
         f"jrdp: error: a job (process {processes[0].pid}) was killed by SIGKILL; if memory ran out, use fewer --jobs; "
         "JRDP_VERBOSE=1 shows what it printed"
     )
-    assert kept.startswith("jrdp: 2 pictures are kept") and "--resume" in kept
+    record = tmp_path / "out" / "predictions.partial.jsonl"
+    count = sum("picture" in json.loads(line) for line in record.read_text().splitlines())
+    assert count >= 2 and kept.startswith(f"jrdp: {count} pictures are kept") and "--resume" in kept
     assert all(process.poll() is not None for process in processes)
     assert [name for name in files(tmp_path / "out") if "predictions" in name] == ["predictions.partial.jsonl"]
 
@@ -239,7 +241,7 @@ def test_the_main_process_holds_no_network_and_prints_cleanly(sample, weights, t
     assert (tmp_path / "out" / "predictions.json").exists() and (tmp_path / "out" / "segm.json").exists()
 
 
-def test_ctrl_c_ends_the_jobs_and_leaves_no_results(sample, weights, tmp_path):
+def test_ctrl_c_ends_the_jobs_and_keeps_what_was_done(sample, weights, tmp_path):
     pictures = 100 * sorted((sample / "imgs").iterdir())
     command = ["predict", *pictures, "--weights", weights, *SMALL, "--out", tmp_path / "out", "--jobs", 2]
     process = subprocess.Popen(
@@ -255,7 +257,7 @@ def test_ctrl_c_ends_the_jobs_and_leaves_no_results(sample, weights, tmp_path):
     output, error = process.communicate(timeout=100)
     assert process.returncode == 130 and output == "" and error.splitlines()[-1] == "jrdp: interrupted"
     assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    assert not any("predictions" in name for name in files(tmp_path / "out"))
+    assert [name for name in files(tmp_path / "out") if "predictions" in name] == ["predictions.partial.jsonl"]
 
 
 def _children(parent):
