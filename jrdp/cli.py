@@ -15,12 +15,30 @@ from jrdp.errors import UserError
 from jrdp.files import protect
 
 app = typer.Typer(
-    help="Salient instance segmentation (RDPNet) in Jittor.", no_args_is_help=True, add_completion=False,
+    help="Salient instance segmentation (RDPNet) in Jittor.", no_args_is_help=True, add_completion=True,
     pretty_exceptions_enable=False, rich_markup_mode=None,
 )
 data_app = typer.Typer(help="Verify, describe and make datasets; fetch ImageNet weights.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(comparison.app, name="compare")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from jrdp import __version__
+
+        print(f"jrdp {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Salient instance segmentation (RDPNet) in Jittor."""
+
 
 LARGEST_SEED = 2**31 - 1  # what Jittor takes
 
