@@ -10,7 +10,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 TOP = os.environ.get("SOFTGPU_TOP")
 
-pytestmark = pytest.mark.skipif(not TOP, reason="needs a built software GPU: SOFTGPU_TOP=/folder (scripts/test_gpu.sh builds one)")
+pytestmark = pytest.mark.skipif(not TOP, reason="needs a built software GPU: SOFTGPU_TOP=/folder (tests/softgpu/build.sh makes one)")
 
 
 def run(*command, **variables):
