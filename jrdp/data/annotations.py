@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, Optional
 
 import numpy as np
 
 from jrdp.data.shapes import area_of, bounds_of, far_number, finite_numbers, parse_segmentation
 from jrdp.errors import UserError
-from jrdp.files import parse_json
+from jrdp.files import read_json
 
 ImageId = int | str
 MOST_PIXELS = 1 << 28  # of one picture; masks take a byte for each
@@ -68,12 +67,7 @@ def load_json(path: str | os.PathLike) -> dict:
     Raises:
         UserError: when the file is missing, unreadable, not JSON or not of that form.
     """
-    try:
-        data = parse_json(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read the annotations {path}: {error.strerror}") from error
-    except ValueError as error:  # not JSON, nested too deeply, or not UTF-8
-        raise UserError(f"{path} is not valid JSON: {' '.join(str(error).split())}") from error
+    data = read_json(path, "annotations")
     check_form(data, str(path))
     return data
 
