@@ -23,6 +23,7 @@ TwinWeightsOption = typer.Option(None, "--twin-weights", help="Other weights for
 TwinPythonOption = typer.Option(sys.executable, "--twin-python", help="The Python that has torch and torchvision.")
 OutOption = typer.Option(..., "--out", help="Output folder for report.html and report.json.")
 DeviceOption = typer.Option("cpu", "--device", help="cpu or cuda, for both sides.")
+TwinDeviceOption = typer.Option(None, "--twin-device", help="Another device for the PyTorch side; default: --device.")
 ThreadsOption = typer.Option(None, "--threads", min=1, help="Threads of each side; default: all cores.")
 SeedOption = typer.Option(1, "--seed", help="Seed of data order and synthetic weights.")
 DatasetOption = typer.Option([], "--dataset", help="Dataset name, images:annotations.json, or sample; repeatable.")
@@ -44,6 +45,7 @@ def layers(
     twin_weights: Optional[Path] = TwinWeightsOption,
     twin_python: str = TwinPythonOption,
     device: str = DeviceOption,
+    twin_device: Optional[str] = TwinDeviceOption,
     threads: Optional[int] = ThreadsOption,
     seed: int = SeedOption,
     negative_control: Optional[str] = ControlOption,
@@ -60,7 +62,7 @@ def layers(
 
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
-        engine, tf32,
+        engine, tf32, twin_device,
     ).checked()
     passed = compare_layers(
         options, _pictures(images), out, tolerance, box_tolerance, score_tolerance, mask_tolerance
@@ -78,6 +80,7 @@ def gradients(
     twin_weights: Optional[Path] = TwinWeightsOption,
     twin_python: str = TwinPythonOption,
     device: str = DeviceOption,
+    twin_device: Optional[str] = TwinDeviceOption,
     threads: Optional[int] = ThreadsOption,
     seed: int = SeedOption,
     negative_control: Optional[str] = ControlOption,
@@ -92,7 +95,7 @@ def gradients(
 
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
-        tf32=tf32,
+        tf32=tf32, twin_device=twin_device,
     ).checked()
     passed = compare_gradients(options, dataset, out, loss_tolerance, norm_tolerance, element_tolerance)
     raise typer.Exit(0 if passed else 1)
@@ -109,6 +112,7 @@ def training(
     twin_weights: Optional[Path] = TwinWeightsOption,
     twin_python: str = TwinPythonOption,
     device: str = DeviceOption,
+    twin_device: Optional[str] = TwinDeviceOption,
     threads: Optional[int] = ThreadsOption,
     seed: int = SeedOption,
     negative_control: Optional[str] = ControlOption,
@@ -125,7 +129,7 @@ def training(
 
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
-        tf32=tf32,
+        tf32=tf32, twin_device=twin_device,
     ).checked()
     passed = compare_training(options, dataset, out, steps, first_tolerance, loss_tolerance, parameter_tolerance)
     raise typer.Exit(0 if passed else 1)

@@ -37,7 +37,8 @@ class Options:
     twin, which reads a .pth with torch itself. threads: of each side's kernels, None for all cores.
     negative_control: a key of `NEGATIVE_CONTROLS`. precision: the twin's, "float32" or "float64". engine: the Jittor
     side's for prediction, "plain" or "fast". tf32: both sides may use TF32 on a GPU; the configuration's train.tf32 and
-    test.tf32 are for runs, and do not make a comparison less exact.
+    test.tf32 are for runs, and do not make a comparison less exact. twin_device: the twin's, None for `device`: a torch
+    without CUDA can stand beside a Jittor with it.
     """
 
     config: Optional[Path] = None
@@ -52,11 +53,17 @@ class Options:
     precision: str = "float32"
     engine: str = "plain"
     tf32: bool = False
+    twin_device: Optional[str] = None
+
+    @property
+    def device_of_twin(self) -> str:
+        return self.twin_device or self.device
 
     def checked(self) -> Options:
         """These options; raises `UserError` for a word that is none of the choices."""
         choices = {
             "device": (self.device, ("cpu", "cuda")),
+            "twin-device": (self.twin_device, (None, "cpu", "cuda")),
             "twin-precision": (self.precision, ("float32", "float64")),
             "engine": (self.engine, ("plain", "fast")),
             "negative-control": (self.negative_control, (None, *NEGATIVE_CONTROLS)),
@@ -103,7 +110,7 @@ def open_pair(options: Options) -> Iterator[Pair]:
             values = config.model_dump(mode="json")
             variant = NEGATIVE_CONTROLS[options.negative_control] if options.negative_control else {}
             theirs = torch.ask(
-                "build", config=values, device=options.device, precision=options.precision, variant=variant,
+                "build", config=values, device=options.device_of_twin, precision=options.precision, variant=variant,
                 tf32=options.tf32,
             )
             with Worker("jittor", sys.executable, folder, options.threads) as jittor:

@@ -129,8 +129,13 @@ def test_a_pair_needs_torch_and_says_so(tmp_path):
             pass
 
 
+def test_the_twin_stays_on_the_device_it_is_given():
+    assert Options(device="cuda").checked().device_of_twin == "cuda"
+    assert Options(device="cuda", twin_device="cpu").checked().device_of_twin == "cpu"
+
+
 def test_unknown_words_are_refused():
-    for word in ("device", "precision", "engine", "negative_control"):
+    for word in ("device", "twin_device", "precision", "engine", "negative_control"):
         with pytest.raises(UserError, match="choose"):
             Options(**{word: "nonsense"}).checked()
     assert {"rgb", "aligned", "nms-without-one", "sqrt-score", "group-norm-eps"} == set(NEGATIVE_CONTROLS)
