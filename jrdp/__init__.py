@@ -22,7 +22,7 @@ def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrid
     """Read weights of any supported kind and build the network they belong to.
 
     Args:
-        weights: a .safetensors, .pth or .pkl file.
+        weights: a .safetensors, .pth or .pkl file, or the name of one in `weights/` or the folder `$JRDP_WEIGHTS`.
         config: a YAML file or a `jrdp.config.Config`. Without it, the configuration is the one stored in the weights,
             or is inferred from their tensors (backbone, pyramid, mask head) with released settings for the rest.
         device: "auto", "cpu" or "cuda".
@@ -36,9 +36,10 @@ def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrid
     """
     from jrdp import interchange
     from jrdp.engine.weights import config_of
+    from jrdp.interchange.published import locate
     from jrdp.machine import runtime
 
-    file = interchange.read(weights)
+    file = interchange.read(locate(weights))
     settings = config_of(file, config, list(overrides))
     runtime.start(device, tf32=settings.test.tf32)
     from jrdp.engine.predictor import build

@@ -13,6 +13,7 @@ from jrdp import endings
 from jrdp.comparison import cli as comparison
 from jrdp.errors import UserError
 from jrdp.files import protect
+from jrdp.options import find_weights
 
 app = typer.Typer(
     help="Salient instance segmentation (RDPNet) in Jittor.", no_args_is_help=True, add_completion=True,
@@ -48,7 +49,8 @@ ConfigOption = typer.Option(
 SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override one configuration key, dotted; repeatable.")
 DeviceOption = typer.Option("auto", "--device", help="auto, cpu or cuda.")
 OutOption = typer.Option(..., "--out", help="Output folder.")
-WeightsOption = typer.Option(..., "--weights", help="Weights: .safetensors, .pth, .pkl.")
+WEIGHTS = "a file (.safetensors, .pth, .pkl), or a name as in `jrdp weights`"
+WeightsOption = typer.Option(..., "--weights", callback=find_weights, help=f"Weights: {WEIGHTS}.")
 JobsOption = typer.Option(
     1, "--jobs", min=1, metavar="N",
     help="Processes that share the pictures and the cores (OMP_NUM_THREADS each, where that is set): more pictures a "
@@ -71,7 +73,9 @@ def doctor(
 def train(
     out: Path = OutOption,
     config: Optional[Path] = ConfigOption,
-    weights: Optional[Path] = typer.Option(None, "--weights", help="Start from these weights (train.weights)."),
+    weights: Optional[Path] = typer.Option(
+        None, "--weights", callback=find_weights, help=f"Start from these weights (train.weights): {WEIGHTS}."
+    ),
     settings: List[str] = SetOption,
     resume: bool = typer.Option(False, "--resume", help="Continue OUT/last.safetensors with its configuration."),
     device: str = DeviceOption,
@@ -206,9 +210,17 @@ def predict(
     raise typer.Exit(1 if failed else 0)
 
 
+@app.command("weights")
+def weights_command(name: Optional[str] = typer.Argument(None, help="One of them: where to get it, or a check of it.")) -> None:
+    """List the authors' weights; with NAME, say where to get it and where to put it, or check it where it is there."""
+    from jrdp.interchange import published
+
+    print(published.overview() if name is None else published.about(name))
+
+
 @app.command()
 def convert(
-    source: Path = typer.Argument(..., metavar="SRC"),
+    source: Path = typer.Argument(..., metavar="SRC", callback=find_weights),
     target: Path = typer.Argument(..., metavar="DST"),
     legacy: bool = typer.Option(False, "--legacy", help="Write .pth in the format of torch < 1.6."),
 ) -> None:
@@ -281,7 +293,9 @@ def bench(
     cost: bool = typer.Option(False, "--cost", help="Only count parameters and multiply-adds by stage, at 320x480."),
     config: Optional[Path] = ConfigOption,
     settings: List[str] = SetOption,
-    weights: Optional[Path] = typer.Option(None, "--weights", help="Default: synthetic ones."),
+    weights: Optional[Path] = typer.Option(
+        None, "--weights", callback=find_weights, help="Default: synthetic ones."
+    ),
     picture: Optional[Path] = typer.Option(None, "--picture", help="Default: a generated one of 720x480."),
     twin_python: Optional[str] = typer.Option(None, "--twin-python", help="The Python that has torch and torchvision."),
     compiled: bool = typer.Option(False, "--compiled", help="Also against the twin compiled with frozen weights."),

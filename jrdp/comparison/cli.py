@@ -10,6 +10,7 @@ import typer
 
 from jrdp.comparison.pair import Options
 from jrdp.errors import UserError
+from jrdp.options import find_weights
 
 app = typer.Typer(
     help="Compare Jittor with the PyTorch twin (or two result files), each framework in its own process.",
@@ -18,8 +19,10 @@ app = typer.Typer(
 
 ConfigOption = typer.Option(None, "--config", help="YAML configuration; default: what the weights tell.")
 SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override one configuration key, dotted; repeatable.")
-WeightsOption = typer.Option(None, "--weights", help="Weights for both sides; default: synthetic ones.")
-TwinWeightsOption = typer.Option(None, "--twin-weights", help="Other weights for the PyTorch side.")
+WeightsOption = typer.Option(
+    None, "--weights", callback=find_weights, help="Weights for both sides: a file or a name; default: synthetic ones."
+)
+TwinWeightsOption = typer.Option(None, "--twin-weights", callback=find_weights, help="Other weights for the PyTorch side.")
 TwinPythonOption = typer.Option(sys.executable, "--twin-python", help="The Python that has torch and torchvision.")
 OutOption = typer.Option(..., "--out", help="Output folder for report.html and report.json.")
 DeviceOption = typer.Option("cpu", "--device", help="cpu or cuda, for both sides.")
@@ -158,7 +161,7 @@ def detections(
 
 @app.command("twin-test")
 def twin_test(
-    weights: Path = typer.Option(..., "--weights", help="Weights; a .pth is read by torch itself."),
+    weights: Path = typer.Option(..., "--weights", callback=find_weights, help="Weights; a .pth is read by torch itself."),
     dataset: str = typer.Option(..., "--dataset", help="Dataset name or images:annotations.json."),
     out: Path = OutOption,
     config: Optional[Path] = ConfigOption,

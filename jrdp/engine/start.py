@@ -8,6 +8,7 @@ from jrdp import interchange
 from jrdp.config import Config
 from jrdp.engine.weights import check_finite, check_preprocessing, expected_tensors, is_backbone_only
 from jrdp.interchange import WeightFile
+from jrdp.interchange.published import locate
 from jrdp.models.layers import FrozenBatchNorm
 from jrdp.models.state import assign_state, named_tensors
 from jrdp.structures import ImageBatch
@@ -17,7 +18,7 @@ def read_start(config: Config) -> WeightFile | None:
     """The weight file that `train.weights` names, checked against the configuration; None when it names none."""
     if config.train.weights is None:
         return None
-    file = interchange.read(config.train.weights)
+    file = interchange.read(locate(config.train.weights))
     check_preprocessing(file, config)
     return file
 

