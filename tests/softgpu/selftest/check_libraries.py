@@ -178,6 +178,55 @@ def convolutions(lib, big: bool) -> None:
             convolution(lib, *shape, kind=kind)
 
 
+def to_tf32(x: torch.Tensor) -> torch.Tensor:
+    """Float32 rounded to 10 bits of mantissa, ties away from zero."""
+    return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def tf32(lib) -> None:
+    """Products of rounded floats, summed in float: by default in convolutions, on demand in cuBLAS, never elsewhere."""
+    FMA, TF32_MODE, PEDANTIC_MODE = 3, 3, 2
+    lib.allow_tf32(1)
+    tie = torch.tensor([1 + 2.0**-11, -1 - 2.0**-11, 1 + 2.0**-11 - 2.0**-23, 3.0])
+    assert to_tf32(tie).tolist() == [1 + 2.0**-10, -1 - 2.0**-10, 1.0, 3.0]
+    torch.manual_seed(5)
+    x, w = torch.randn(2, 6, 9, 11), torch.randn(8, 3, 3, 3)
+    x[0, 0, 0, :4] = tie
+    for math, allowed, rounded in ((0, 1, True), (1, 1, True), (FMA, 1, False), (0, 0, False)):
+        lib.allow_tf32(allowed)
+        cut = to_tf32 if rounded else lambda t: t
+        xr, wr = cut(x).double().requires_grad_(), cut(w).double().requires_grad_()
+        yr = F.conv2d(xr, wr, None, 2, 1, 1, 2)
+        dy, before = torch.randn(yr.shape), torch.randn(yr.shape)
+        yr.backward(cut(dy).double())
+        y, dx, dw = before.clone(), torch.zeros_like(x), torch.zeros_like(w)
+        q = Convolution(lib, x, w, y, (1, 1), (2, 2), (1, 1), 2, FLOAT)
+        ok(lib.cudnnSetConvolutionMathType(q.c, math))
+        q.forward(x, w, y, alpha=0.5, beta=1.0)  # what was there is added as it is
+        q.data(w, dy, dx)
+        q.filter(x, dy, dw)
+        label = f"TF32 {'on' if rounded else 'off'}, "
+        note(label + "convolution: forward", y, 0.5 * yr.detach() + before.double(), FLOAT)
+        note(label + "convolution: to the image", dx, xr.grad, FLOAT)
+        note(label + "convolution: to the filter", dw, wr.grad, FLOAT)
+    h = c_void_p()
+    ok(lib.cublasCreate_v2(byref(h)))
+    a, b = torch.randn(20, 30), torch.randn(30, 10)
+    for compute, mode, allowed, rounded in ((68, 0, 1, False), (77, 0, 1, True), (68, TF32_MODE, 1, True), (68, TF32_MODE | 16, 1, True),
+                                            (69, TF32_MODE, 1, False), (68, PEDANTIC_MODE, 1, False), (77, TF32_MODE, 0, False)):
+        lib.allow_tf32(allowed)
+        ok(lib.cublasSetMathMode(h, mode))
+        cut = to_tf32 if rounded else lambda t: t
+        c = torch.empty(20, 10)
+        ok(lib.cublasGemmEx(h, 0, 0, 10, 20, 30, byref(c_float(1)), pointer(b), 0, 10, pointer(a), 0, 30, byref(c_float(0)), pointer(c), 0, 10, compute, -1))
+        note(f"TF32 {'on' if rounded else 'off'}, product", c, cut(a).double() @ cut(b).double(), FLOAT)
+        if compute == 68:
+            again = torch.empty(20, 10)
+            ok(lib.cublasSgemm_v2(h, 0, 0, 10, 20, 30, byref(c_float(1)), pointer(b), 10, pointer(a), 30, byref(c_float(0)), pointer(again), 10))
+            assert torch.equal(again, c)
+    lib.allow_tf32(0)
+
+
 def bias(lib) -> None:
     for kind in TORCH:
         dy = torch.randn(3, 5, 7, 9).to(TORCH[kind])
@@ -384,6 +433,7 @@ def main() -> None:
     exact_rounding(lib)
     gemm(lib)
     bias(lib)
+    tf32(lib)
     convolution_errors(lib)
     convolutions(lib, big="--small" not in sys.argv)
     for name in sorted(worst):
