@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 PACKAGES = ("jittor", "numpy", "torch", "torchvision")
 SETTINGS = (
     "GPU_ITERATIONS", "GPU_STEPS", "GPU_SECONDS", "GPU_TESTS", "GPU_ROUNDS", "NVIDIA_TF32_OVERRIDE", "JRDP_PRECISE",
+    "GPU_TWIN", "GPU_SETTINGS",
 )  # fmt: skip
 
 

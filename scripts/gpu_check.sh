@@ -26,6 +26,8 @@
 #   GPU_DATA        data.root of the training with ecssd/ and coco_salient/; default shared/data, here or beside here
 #   GPU_BACKBONE    ImageNet weights for the training, default weights/r50_imagenet.safetensors
 #   GPU_ITERATIONS  of train, default 9000; GPU_STEPS: of curves, default GPU_ITERATIONS
+#   GPU_TWIN        device of the PyTorch twin in parity and curves, default cuda; cpu for a torch without CUDA
+#   GPU_SETTINGS    more --set of parity, curves and train, for example 'input.min_size=64 input.max_size=96'
 #
 # Each part writes GPU_OUT/PART.log and an entry of GPU_OUT/summary.json; a table comes last. Exit code 1 when a part
 # failed, 3 when one is unfinished.
@@ -42,6 +44,10 @@ shared="$root/shared"
 [ -d "$shared" ] || shared="$(dirname "$root")/shared"
 export JRDP_SHARED="${JRDP_SHARED:-$shared}"  # photographs, if there are any; golden numbers are in tests/golden
 data="${GPU_DATA:-$shared/data}"
+twin="${GPU_TWIN:-cuda}"
+smaller=()
+for setting in ${GPU_SETTINGS:-}; do smaller+=(--set "$setting"); done
+beside=(--device cuda --twin-device "$twin" ${smaller[@]+"${smaller[@]}"})
 all=(install doctor tests sanitizer parity_exact parity_fast speed curves train)
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
@@ -136,17 +142,17 @@ part_parity_exact() {
     local status=0 pictures
     pictures || return 1
     export JRDP_PRECISE=1
-    also jrdp compare layers --device cuda "${pictures[@]}" --out "$out/parity_exact/layers"
-    also jrdp compare gradients --device cuda --dataset sample --out "$out/parity_exact/gradients"
+    also jrdp compare layers "${beside[@]}" "${pictures[@]}" --out "$out/parity_exact/layers"
+    also jrdp compare gradients "${beside[@]}" --dataset sample --out "$out/parity_exact/gradients"
     return "$status"
 }
 
 part_parity_fast() {
     local status=0 pictures
     pictures || return 1
-    also jrdp compare layers --device cuda --tf32 "${pictures[@]}" --out "$out/parity_fast/layers" \
+    also jrdp compare layers "${beside[@]}" --tf32 "${pictures[@]}" --out "$out/parity_fast/layers" \
         --tolerance 1e-2 --box-tolerance 1 --score-tolerance 1e-2 --mask-tolerance 5e-2
-    also jrdp compare gradients --device cuda --tf32 --dataset sample --out "$out/parity_fast/gradients" \
+    also jrdp compare gradients "${beside[@]}" --tf32 --dataset sample --out "$out/parity_fast/gradients" \
         --loss-tolerance 1e-2 --norm-tolerance 3e-2 --element-tolerance 1e-1
     return "$status"
 }
@@ -166,13 +172,14 @@ training_settings() {  # sets the array `settings`
         --set "solver.max_iterations=$iterations" --set "solver.steps=[$((iterations > 2 ? iterations * 2 / 3 : 1))]"
         --set "data.train=[ecssd/imgs:ecssd/train.json,coco_salient/imgs:coco_salient/train.json]"
         --set "data.test=[ecssd/imgs:ecssd/val.json,coco_salient/imgs:coco_salient/val.json]"
+        ${smaller[@]+"${smaller[@]}"}
     )
 }
 
 part_curves() {
     local settings
     training_settings || return 1
-    jrdp compare training --device cuda --steps "${GPU_STEPS:-$iterations}" --weights "$backbone" \
+    jrdp compare training --device cuda --twin-device "$twin" --steps "${GPU_STEPS:-$iterations}" --weights "$backbone" \
         --out "$out/curves" "${settings[@]}"
 }
 
