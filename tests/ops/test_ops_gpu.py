@@ -1,4 +1,4 @@
-"""The operators on a real GPU, through their public faces, against the NumPy reference and the CPU."""
+"""The operators on a GPU, through their public faces, against the NumPy reference and the CPU."""
 
 import jittor as jt
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 
 from jrdp.config import FcosConfig
 from jrdp.models.fcos_decode import decode, decode_vars
-from jrdp.ops import multilevel_roi_align, nms, paste_masks
+from jrdp.ops import group_norm, join, multilevel_roi_align, nms, paste_masks
 
 pytestmark = pytest.mark.gpu
 
@@ -103,3 +103,32 @@ def test_pasting_equals_the_cpu(count):
     on_gpu, on_cpu = pasted("cuda", count), pasted("cpu", count)
     assert on_gpu.shape == on_cpu.shape == (count, 480, 720)
     assert (on_gpu != on_cpu).sum() <= 1e-4 * max(on_cpu.sum(), 1)
+
+
+def normalised(device, shape, groups):
+    random = np.random.default_rng(sum(shape))
+    x, dy = (random.standard_normal(shape).astype(np.float32) for _ in range(2))
+    weight, bias = (random.standard_normal(shape[1]).astype(np.float32) for _ in range(2))
+    with jt.flag_scope(use_cuda=int(device == "cuda")):
+        variables = [jt.array(array) for array in (x, weight, bias)]
+        y = group_norm(*variables, groups, 1e-5)
+        return [value.numpy() for value in (y, *jt.grad((y * jt.array(dy)).sum(), variables))]
+
+
+@pytest.mark.parametrize("shape, groups", [((2, 128, 7, 9), 32), ((3, 8, 1, 1), 4), ((1, 300, 5, 5), 3)])
+def test_group_norm_equals_the_cpu(shape, groups):
+    for gpu, cpu in zip(normalised("cuda", shape, groups), normalised("cpu", shape, groups)):
+        np.testing.assert_allclose(gpu, cpu, rtol=0, atol=1e-4 * max(np.abs(cpu).max(), 1))
+
+
+def test_joining_equals_numpy():
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal((2, n, 33, 5)).astype(np.float32) for n in (3, 1, 0, 4)]
+    with jt.flag_scope(use_cuda=1):
+        parts = [jt.array(array) for array in arrays]
+        joined = join(parts, 1)
+        gradients = jt.grad((joined * joined).sum(), parts)
+        found = [value.numpy() for value in (joined, *gradients)]
+    np.testing.assert_array_equal(found[0], np.concatenate(arrays, axis=1))
+    for back, array in zip(found[1:], arrays):
+        np.testing.assert_array_equal(back, 2 * array)
