@@ -6,6 +6,7 @@ Both are given the resized picture and answer boxes, scores and mask probabiliti
 pasting are outside. Prints the median over all pictures and rounds, and how far apart the answers are.
 """
 
+import argparse
 import os
 import sys
 import time
@@ -48,6 +49,9 @@ def main(target: str, weights: str, *pictures: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 4:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="the file of jrdp export")
+    parser.add_argument("weights", help="what it was exported from")
+    parser.add_argument("pictures", nargs="+")
+    chosen = parser.parse_args()
+    main(chosen.model, chosen.weights, *chosen.pictures)
