@@ -35,7 +35,7 @@ from jrdp.interchange.layout import BACKBONE, LAST_SCALE
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))])
 SHELLS = ("", "sh", "bash", "shell", "console")
-COMMAND = re.compile(r"(?:[A-Z_]+=\S* )*(jrdp|bash|python|pip|mpirun)(?= )")
+COMMAND = re.compile(r"(?:[A-Z_]+=\S* )*(jrdp|bash|python|pip|mpirun)(?= [a-z-])")
 
 SMALL = ["--set", "input.min_size=64", "--set", "input.max_size=96"]
 ONE_STEP = ["--set", "solver.max_iterations=1", "--set", "solver.batch_size=1", "--set", "data.workers=0"]
