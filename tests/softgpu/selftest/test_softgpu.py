@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.skipif(not TOP, reason="needs a built software GPU: SOF
 
 
 def run(*command, **variables):
-    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("SOFTGPU_")}, **variables}
+    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("SOFTGPU_") and k != "CUDA_VISIBLE_DEVICES"}, **variables}
     return subprocess.run(
         [HERE.parent / "run.sh", "--top", TOP, *map(str, command)], env=environment, capture_output=True, text=True, timeout=1200
     )
@@ -103,3 +104,36 @@ def test_statistics(program, tmp_path):
     (kernel,) = told["kernels"].values()
     assert kernel["launches"] == 1 and kernel["loaded"] == 800000 and kernel["stored"] == 400000
     assert told["copies"]["host to device"] == {"count": 2, "bytes": 800000} and told["implied_by_blocking_copies"] == 3
+
+
+@pytest.mark.parametrize("lazy", ["0", "1"])
+def test_several_devices(program, lazy):
+    done = run(program("devices"), SOFTGPU_DEVICES="2", SOFTGPU_LAZY=lazy, SOFTGPU_MEMORY="100000000")
+    assert done.returncode == 0 and done.stdout == "ok\n", done.stdout + done.stderr
+
+
+def test_another_devices_memory_is_out_of_reach(program):
+    done = run(program("devices"), "other_memory", SOFTGPU_DEVICES="2")
+    assert done.returncode == 97 and "runs on device 1 and is given memory of device 0" in done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "devices, visible, seen",
+    [("3", None, 3), (None, None, 1), ("3", "2,0", 2), ("3", "1,7,0", 1), ("3", "1,1", 0), ("1", "", 0), ("2", "GPU-5", 0)],
+)
+def test_the_devices_that_a_process_sees(program, devices, visible, seen):
+    told = run(program("devices"), "count", **_given(SOFTGPU_DEVICES=devices, CUDA_VISIBLE_DEVICES=visible)).stdout
+    assert told == (f"{seen} cudaSuccess cudaSuccess\n" if seen else "0 cudaErrorNoDevice cudaErrorNoDevice\n")
+    asked = "import ctypes; c = ctypes.CDLL('libcuda.so.1'); n = ctypes.c_int(); print(c.cuInit(0), c.cuDeviceGetCount(ctypes.byref(n)), n.value)"
+    told = run(sys.executable, "-c", asked, **_given(SOFTGPU_DEVICES=devices, CUDA_VISIBLE_DEVICES=visible)).stdout
+    assert told == (f"0 0 {seen}\n" if seen else "100 100 0\n")
+
+
+def _given(**variables):
+    return {name: value for name, value in variables.items() if value is not None}
+
+
+@pytest.mark.parametrize("after, error", [("2", "cudaErrorECCUncorrectable"), ("2:999", "cudaErrorUnknown")])
+def test_a_card_that_is_lost(program, after, error):
+    done = run(program("devices"), "lost", SOFTGPU_LOSE_AFTER=after)
+    assert done.stdout == f"launch: {error}\ncopy: {error}\nmalloc: {error}\n" and "LOST" in done.stderr, done.stdout + done.stderr
