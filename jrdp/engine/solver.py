@@ -1,24 +1,13 @@
-"""Stochastic gradient descent as released: parameter groups, learning-rate schedule, momentum by name."""
+"""Stochastic gradient descent as released: parameter groups, momentum by name."""
 
 from __future__ import annotations
-
-from bisect import bisect_right
 
 import jittor as jt
 import numpy as np
 
 from jrdp.config import SolverConfig
 from jrdp.errors import UserError
-
-
-def learning_rate(solver: SolverConfig, iteration: int) -> float:
-    """Learning rate of the weights at `iteration`, which counts from 1.
-
-    Constant warm-up, then a step schedule. As the released code runs under torch >= 1.1, where iteration i has
-    `last_epoch = i`: the warm-up covers iterations 1..499 of 500 and the decay starts at iteration 6000.
-    """
-    warmup = solver.warmup_factor if iteration < solver.warmup_iterations else 1.0
-    return solver.base_lr * warmup * solver.gamma ** bisect_right(sorted(solver.steps), iteration)
+from jrdp.schedule import learning_rate
 
 
 class Solver:

@@ -6,7 +6,6 @@ keys; a "bias" has twice the learning rate and no weight decay; `scheduler.last_
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
@@ -17,6 +16,7 @@ from jrdp.errors import UserError
 from jrdp.interchange.layout import LAST_SCALE
 from jrdp.interchange.tensors import BFloat16, as_float32
 from jrdp.interchange.weight_file import WeightFile
+from jrdp.schedule import rate_factor
 
 UNUSED = (LAST_SCALE,)
 
@@ -96,7 +96,7 @@ def to_pytorch(
         initial = solver.base_lr * (solver.bias_lr_factor if bias else 1.0)
         groups.append(
             {
-                "lr": initial * _factor(solver, state.iteration),
+                "lr": initial * rate_factor(solver, state.iteration),
                 "initial_lr": initial,
                 "momentum": solver.momentum,
                 "dampening": 0,
@@ -109,11 +109,6 @@ def to_pytorch(
             states[index] = {"momentum_buffer": state.momentum[name]}
     scheduler = {"last_epoch": state.iteration, "_step_count": state.iteration + 1}
     return {"state": states, "param_groups": groups}, scheduler
-
-
-def _factor(solver: SolverConfig, iteration: int) -> float:
-    warmup = solver.warmup_factor if iteration < solver.warmup_iterations else 1.0
-    return warmup * solver.gamma ** bisect_right(sorted(solver.steps), iteration)
 
 
 def _iterations(file: WeightFile) -> int:

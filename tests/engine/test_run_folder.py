@@ -32,11 +32,11 @@ def test_what_killed_runs_left_is_removed_and_the_rest_stays(tmp_path):
 @pytest.mark.parametrize("name", ["log.jsonl", "config.yaml", "last.safetensors", "final.safetensors"])
 def test_a_folder_with_anything_of_a_run_is_protected(tmp_path, name):
     from jrdp.config import Config
-    from jrdp.engine.train import _open_run
+    from jrdp.engine.run_folder import open_run
 
     (tmp_path / name).write_text("precious")
     with pytest.raises(UserError, match="already holds a run"):
-        _open_run(Config(), tmp_path, False)
+        open_run(Config(), tmp_path, False)
 
 
 def test_folders_of_test_sets_are_unique():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jrdp.config import SolverConfig
-from jrdp.engine.solver import Solver, learning_rate
+from jrdp.engine.solver import Solver
 from jrdp.errors import UserError
+from jrdp.schedule import learning_rate
 
 
 def test_schedule_as_released(golden):

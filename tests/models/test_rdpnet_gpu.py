@@ -12,7 +12,7 @@ from test_rdpnet_training import LOSSES, golden_targets
 
 from jrdp.config import Config
 from jrdp.engine.solver import Solver
-from jrdp.engine.train import HALF_SCALE
+from jrdp.engine.steps import HALF_SCALE
 from jrdp.models.layers import use_half_convolutions
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, trainable_parameters

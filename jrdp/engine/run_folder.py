@@ -1,0 +1,55 @@
+"""The folder of a training: empty at the start, or with the checkpoint that `--resume` continues from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jrdp.config import Config
+from jrdp.engine.checkpoint import Checkpoint, load_checkpoint
+from jrdp.errors import UserError
+from jrdp.files import make_folder
+
+# How a run is logged and where its data lies may change when it is resumed.
+_FREE = {"data.root", "data.workers", "data.test", "train.weights", "train.log_period", "train.checkpoint_period"}
+
+
+def open_run(config: Config, out: Path, resume: bool) -> Checkpoint | None:
+    """Check and create the run folder; the training state when resuming, else None.
+
+    Raises:
+        UserError: for a folder that holds a run already, nothing to resume, or another configuration than it had.
+    """
+    if resume:
+        state = load_checkpoint(out / "last.safetensors")
+        differing = differences(config, state.config)
+        if differing:
+            raise UserError(
+                f"--resume with another configuration than {out / 'last.safetensors'}: {', '.join(differing)} differ; "
+                "give the same --config and --set, or train into another folder"
+            )
+        return state
+    held = [name for name in ("last.safetensors", "final.safetensors", "log.jsonl", "config.yaml") if (out / name).exists()]
+    if held:
+        there = "add --resume to continue it, or" if held[0] == "last.safetensors" else "it has no checkpoint to continue;"
+        raise UserError(f"{out} already holds a run ({', '.join(held)}): {there} give another --out")
+    make_folder(out)
+    return None
+
+
+def differences(config: Config, saved: Config) -> list[str]:
+    """Dotted keys that change what a run computes and differ."""
+    mine, theirs = _flatten(config.model_dump(mode="json")), _flatten(saved.model_dump(mode="json"))
+    return sorted(
+        key
+        for key in mine
+        if mine[key] != theirs.get(key)
+        and not (key == "solver.max_iterations" and mine[key] > theirs[key])  # a longer run goes on from the shorter
+        and key not in _FREE and not key.startswith("test.")
+    )
+
+
+def _flatten(values: dict, prefix: str = "") -> dict:
+    flat: dict = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
