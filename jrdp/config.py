@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jrdp.errors import UserError
+from jrdp.files import refuse_special
 from jrdp.yaml_values import parse_yaml
 
 BackboneName = Literal["r50", "r101", "x101"]
@@ -51,6 +52,14 @@ class PyramidConfig(Section):
     levels: Literal["p3-p5", "p3-p7"] = "p3-p7"  # the levels that the enhancement covers
     upsample: Literal["nearest", "bilinear"] = "nearest"  # the FPN's top-down path; the paper says bilinear
     fusion: Literal["1x1_3x3", "3x3"] = "1x1_3x3"  # as released; the paper (Eq. 8) has one 3x3
+
+    @model_validator(mode="after")
+    def _effects(self) -> PyramidConfig:
+        if self.enhancement in ("none", "pa", "nas_fpn", "bifpn") and self.fusion != "1x1_3x3":
+            raise ValueError(f"fusion: {self.fusion} has no effect with enhancement: {self.enhancement}; leave it out")
+        if self.enhancement == "none" and self.levels != "p3-p7":
+            raise ValueError(f"levels: {self.levels} has no effect with enhancement: none; leave it out")
+        return self
 
 
 class FcosConfig(Section):
@@ -156,6 +165,7 @@ def load_config(
     where = "the defaults" if base is None else "the stored configuration"
     if path is not None:
         where = str(path)
+        refuse_special(path)
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import stat
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
@@ -40,6 +41,37 @@ def protected(path: str | Path) -> Path | None:
             if (status.st_dev, status.st_ino) in _inputs:
                 return _inputs[status.st_dev, status.st_ino]
     return None
+
+
+def refuse_url(path: str | Path) -> None:
+    """Raise `UserError` for the address of something on another machine, which a path would quietly misread."""
+    address = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])", str(path))
+    if address and not os.path.lexists(path):
+        shown = f"{address[1]}://{str(path)[address.end():]}"
+        raise UserError(f"{shown} is an address: jrdp reads and writes files of this machine only; download it first")
+
+
+def refuse_special(path: str | Path) -> None:
+    """Raise `UserError` where reading `path` would wait for ever or never end, or it is an address, not a path.
+
+    That is a named pipe, a device or a socket. What the shell makes of `<(command)` stays readable, as does /dev/null.
+    """
+    refuse_url(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return  # the reader says why
+    name = os.path.abspath(path)
+    if name == os.devnull or name.startswith(("/dev/fd/", "/proc/self/fd/")) and stat.S_ISFIFO(mode):
+        return
+    kind = _special(mode)
+    if kind:
+        raise UserError(f"cannot read {path}: it is {kind}, not a file")
+
+
+def _special(mode: int) -> str | None:
+    kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+    return next((kind for test, kind in kinds if test(mode)), None)
 
 
 @contextmanager
@@ -128,12 +160,17 @@ class _Marked(io.RawIOBase):
 
 
 def refuse_inputs(path: str | Path) -> None:
-    """Raise `UserError` when writing to `path` would replace a protected input, or it is a folder."""
+    """Raise `UserError` when writing to `path` would replace a protected input, a folder, a device or a pipe."""
+    refuse_url(path)
     taken = protected(path)
     if taken is not None:
         raise UserError(f"cannot write {path}: that would replace the input {taken}; write to another place")
     if Path(path).is_dir():
         raise UserError(f"cannot write {path}: it is a folder")
+    with suppress(OSError, ValueError):
+        kind = _special(os.stat(path).st_mode)
+        if kind:
+            raise UserError(f"cannot write {path}: it is {kind}, not a file")
 
 
 def temporary_prefix(name: str) -> str:
@@ -194,6 +231,7 @@ def parse_json(text: str | bytes, **hooks: Any) -> Any:
 
 def read_json(path: str | Path, what: str) -> Any:
     """The parsed JSON in `path`; `what` names it in the `UserError` for a missing, unreadable or malformed file."""
+    refuse_special(path)
     try:
         return parse_json(Path(path).read_bytes())
     except OSError as error:
@@ -210,6 +248,7 @@ def make_folder(folder: str | Path) -> Path:
     Raises `UserError` when that is impossible.
     """
     folder = Path(folder)
+    refuse_url(folder)
     try:
         _make(folder)
         with tempfile.TemporaryFile(dir=folder):

@@ -126,3 +126,24 @@ def test_numbers_have_bounds():
     for setting in ("input.scale=.inf", "input.mean=[.nan,1,1]", "train.seed=99999999999999999999", "input.max_size=2000000000"):
         with pytest.raises(UserError):
             load_config(None, [setting])
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["enhancement=pa", "fusion=3x3"], "fusion: 3x3 has no effect with enhancement: pa"),
+        (["enhancement=nas_fpn", "fusion=3x3"], "fusion: 3x3 has no effect"),
+        (["enhancement=bifpn", "fusion=3x3"], "fusion: 3x3 has no effect"),
+        (["enhancement=none", "fusion=3x3"], "fusion: 3x3 has no effect"),
+        (["enhancement=none", "levels=p3-p5"], "levels: p3-p5 has no effect with enhancement: none"),
+    ],
+)
+def test_pyramid_settings_without_effect_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        load_config(None, [f"model.pyramid.{setting}" for setting in settings])
+
+
+def test_pyramid_settings_with_effect_are_taken():
+    for enhancement in ("progressive", "dense", "regularized", "top_down_regularized"):
+        load_config(None, [f"model.pyramid.enhancement={enhancement}", "model.pyramid.fusion=3x3", "model.pyramid.levels=p3-p5"])
+    load_config(None, ["model.pyramid.enhancement=pa", "model.pyramid.levels=p3-p5"])

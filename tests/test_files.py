@@ -6,9 +6,11 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
+from jrdp import files
 from jrdp.errors import UserError
 from jrdp.files import (
     atomic_write, check_target, make_folder, parse_json, protect, read_json, remove_leftovers, write_bytes, write_json
@@ -130,3 +132,44 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
 def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path):
     write_bytes(tmp_path / ("ü" * 127), b"1")
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_pipes_devices_and_addresses_are_no_files(tmp_path):
+    """Opening a pipe waits for ever, /dev/zero never ends, and an address would become a folder called `s3:`."""
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    for path, words in ((pipe, "a named pipe"), ("/dev/zero", "a device")):
+        with pytest.raises(UserError, match=f"cannot read .*{words}"):
+            files.read_json(path, "annotations")
+        with pytest.raises(UserError, match=f"cannot write .*{words}"):
+            files.write_text(path, "x")
+    for address in ("http://host/a.json", "s3://bucket/a.json", "file:///a.json", "rtsp://camera/1"):
+        with pytest.raises(UserError, match=f"{address.partition(':')[0]}://.* is an address"):
+            files.read_json(Path(address), "annotations")
+        with pytest.raises(UserError, match="is an address"):
+            files.write_text(address, "x")
+        with pytest.raises(UserError, match="is an address"):
+            files.make_folder(Path(address))
+    (tmp_path / "a:").mkdir()
+    files.write_text(tmp_path / "a:" / "b", "x")  # a name with a colon is a name
+    read, write = os.pipe()
+    os.write(write, b"[1]"), os.close(write)
+    assert files.read_json(f"/dev/fd/{read}", "annotations") == [1]  # what the shell makes of <(command)
+    os.close(read)
+
+
+def test_every_reader_refuses_a_pipe(tmp_path):
+    from jrdp import interchange
+    from jrdp.config import load_config
+    from jrdp.data.catalog import locate
+    from jrdp.data.transforms import read_image
+    from jrdp.dataset_tools.matfile import read_mat
+    from jrdp.engine.pictures import list_pictures
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for reader in (interchange.read, load_config, read_image, read_mat, lambda path: list_pictures([path])):
+        with pytest.raises(UserError, match="a named pipe"):
+            reader(pipe)
+    with pytest.raises(UserError, match="http://host/imgs:http://host/a.json is an address"):
+        locate("http://host/imgs:http://host/a.json", tmp_path)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from jrdp import visualize
+from jrdp.data.naming import find_picture
+from jrdp.data.transforms import read_image
 from jrdp.errors import UserError
 from jrdp.analysis.errors import BACKGROUND, DUPLICATE, HIT, IGNORED, LOCALISATION
 from jrdp.evaluation.ground_truth import GroundTruth
@@ -146,12 +147,8 @@ def _photo(image: dict, images_dir: str | Path | None) -> np.ndarray:
         return np.full((height, width, 3), _GREY, dtype=np.uint8)
     if "file_name" not in image:
         raise UserError(f"image {image['id']!r} has no file_name in the ground truth: leave the photographs out")
-    path = Path(images_dir) / image["file_name"]
-    try:
-        with Image.open(path) as file:
-            photo = np.asarray(file.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"cannot read the photograph {path}: {error.strerror or 'not a picture'}") from error
+    path = find_picture(images_dir, image["file_name"])
+    photo = np.asarray(read_image(path))
     if isinstance(height, int) and isinstance(width, int) and photo.shape[:2] != (height, width):
         raise UserError(
             f"photograph {path} is {photo.shape[1]} x {photo.shape[0]}, but the ground truth says {width} x {height}"

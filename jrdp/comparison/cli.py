@@ -217,10 +217,12 @@ def _load_config(config, settings):
 
 def _pictures(paths: List[Path]) -> List[Path]:
     """The pictures named, and those in the folders named, by suffix."""
+    from jrdp.data.folders import pictures_in
+
     found: List[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp"))
+            found += pictures_in(path).pictures
         else:
             found.append(path)
     if not found:

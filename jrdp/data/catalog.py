@@ -9,6 +9,7 @@ from typing import Optional
 
 from jrdp.config import Config
 from jrdp.errors import UserError
+from jrdp.files import refuse_url
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ def locate(name: str, root: str | os.PathLike) -> Location:
     if entry is not None:
         images, annotations = Path(root) / entry.images, Path(root) / entry.annotations
         expected = entry.pictures
+    elif "://" in name:
+        refuse_url(name)
+        raise UserError(f"dataset {name!r} is not of the form images_folder:annotations.json")
     elif ":" in name:
         first, second = name.rsplit(":", 1)
         if not first or not second:

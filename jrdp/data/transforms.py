@@ -14,6 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from jrdp.config import InputConfig
 from jrdp.errors import UserError
+from jrdp.files import refuse_special
 from jrdp.structures import ImageBatch
 
 SIZE_DIVISOR = 32  # P5 has stride 32, and the FPN doubles map sizes on its way down
@@ -62,6 +63,7 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
     Raises `UserError` when the file is missing, unreadable, no image, truncated or damaged, or larger than
     Pillow's limit against decompression bombs (about 89 million pixels).
     """
+    refuse_special(path)
     try:
         with Image.open(path) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
@@ -83,6 +85,11 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
             return picture
     except UserError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own word for twice the limit, before it tells the size
+        raise UserError(
+            f"cannot read image {path}: it has more pixels than twice the limit of {Image.MAX_IMAGE_PIXELS}; shrink the "
+            "picture first"
+        ) from error
     except UnidentifiedImageError as error:
         raise UserError(f"cannot read image {path}: it is not an image that Pillow knows") from error
     except FileNotFoundError as error:

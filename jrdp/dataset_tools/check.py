@@ -25,6 +25,7 @@ from jrdp.data.annotations import (
 )
 from jrdp.data.catalog import Location, locate
 from jrdp.data.coco import usable
+from jrdp.data.folders import is_litter
 from jrdp.data.naming import backslash_hint, find_picture, has_lost_backslashes, same_name
 from jrdp.data.transforms import exif_orientation, read_image
 from jrdp.errors import UserError
@@ -95,7 +96,7 @@ class _Faults:
         for faults in self._found.values():
             (entry, cause), others = faults[0], [entry for entry, _ in faults[1:]]
             shown = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
-            lines.append(f"{entry} {cause}" + (f" (and {len(others)} more: {shown})" if others else ""))
+            lines.append(f"{entry}{'' if cause.startswith(':') else ' '}{cause}" + (f" (and {len(others)} more: {shown})" if others else ""))
         return lines
 
 
@@ -127,7 +128,7 @@ def _read(data: dict, report: Report) -> Annotations:
     for instance in shapes:
         image = read.images[instance.image_id]
         for kind, line in _instance_problems(instance, image):
-            faults.add(MalformedEntry(f"annotation {instance.id} ({image.file_name}):", line, kind))
+            faults.add(MalformedEntry(f"annotation {instance.id} ({image.file_name})", f": {line}", kind))
     report.problems += faults.lines()
     crowds = len(read.instances) - len(shapes)
     if crowds:
@@ -173,35 +174,38 @@ def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: 
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
         report.problems.append(f"image {lost[0].id}{more} {backslash_hint(lost[0])}")
     looked_at = [image for image in images.values() if image not in lost]
+    turned = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        found = threads.map(lambda image: _picture_problem(place, image), looked_at)
-        for problem in tqdm(found, total=len(looked_at), desc=f"checking {place.name}", unit="picture", disable=None):
+        found = threads.map(lambda image: _look_at_picture(place, image), looked_at)
+        for problem, has_rotation in tqdm(
+            found, total=len(looked_at), desc=f"checking {place.name}", unit="picture", disable=None
+        ):
+            turned += has_rotation
             if problem is not None:
                 report.problems.append(problem)
-    turned = sum(_has_rotation(find_picture(place.images, image.file_name)) for image in looked_at)
     if turned:
         report.notes.append(f"{turned} pictures have an EXIF orientation, which training and testing ignore")
     known = {Path(same_name(image.file_name)) for image in images.values()}
-    extra = [path for path in place.images.iterdir() if path.is_file() and Path(same_name(path.name)) not in known]
+    extra = [
+        path
+        for path in place.images.iterdir()
+        if path.is_file() and not is_litter(path) and Path(same_name(path.name)) not in known
+    ]
     if extra:
         report.notes.append(f"{len(extra)} files in {place.images} are not in {place.annotations}")
 
 
-def _has_rotation(path: Path) -> bool:
-    """Whether viewers turn or mirror the picture; False where it cannot be opened, which is reported elsewhere."""
-    try:
-        with Image.open(path) as picture:
-            return exif_orientation(picture) != 1
-    except Exception:  # decoders of damaged files raise almost anything
-        return False
-
-
-def _picture_problem(place: Location, image: ImageEntry) -> str | None:
+def _look_at_picture(place: Location, image: ImageEntry) -> tuple[str | None, bool]:
+    """What is wrong with the picture, if anything, and whether viewers turn or mirror it."""
     path = find_picture(place.images, image.file_name)
     try:
         picture = read_image(path)
     except UserError as error:
-        return str(error)
+        return str(error), False
+    return _size_problem(path, picture, image), exif_orientation(picture) != 1
+
+
+def _size_problem(path: Path, picture: Image.Image, image: ImageEntry) -> str | None:
     if picture.size == (image.width, image.height):
         return None
     problem = f"{path} is {picture.width}x{picture.height}, but image {image.id} says {image.width}x{image.height}"

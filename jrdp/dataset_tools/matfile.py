@@ -15,6 +15,7 @@ from typing import Union
 import numpy as np
 
 from jrdp.errors import UserError
+from jrdp.files import refuse_special
 
 # An array, a cell array as a flat list in column-major order, or a structure.
 Value = Union[np.ndarray, list, dict]
@@ -38,6 +39,7 @@ def read_mat(path: str | os.PathLike) -> dict[str, Value]:
     Raises:
         UserError: when the file is missing, not a .mat file, of version 7.3, or damaged.
     """
+    refuse_special(path)
     try:
         data = Path(path).read_bytes()
     except OSError as error:

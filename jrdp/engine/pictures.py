@@ -11,8 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Iterable
 
-from jrdp.data.transforms import PICTURE_SUFFIXES, is_readable
+from jrdp.data.folders import pictures_in
+from jrdp.data.transforms import PICTURE_SUFFIXES
 from jrdp.errors import UserError
+from jrdp.files import refuse_special
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 _LONGEST = 220  # bytes of a name; most file systems take 255, with suffix
@@ -21,24 +23,23 @@ _LONGEST = 220  # bytes of a name; most file systems take 255, with suffix
 def list_pictures(paths: list[Path]) -> list[Path]:
     """The pictures that `paths` name; a file is taken whatever its suffix, a folder gives its pictures, sorted.
 
+    What a folder holds besides is counted on standard error.
+
     Raises:
-        UserError: for a path that does not exist, or a folder without pictures.
+        UserError: for a path that does not exist or is no file (a pipe, a device, an address), or a folder without
+            pictures.
     """
     pictures: list[Path] = []
     for path in paths:
+        refuse_special(path)
         if path.is_dir():
-            named = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURE_SUFFIXES and f.is_file())
-            inside = [file for file in named if is_readable(file.suffix)]
-            left_out = Counter(file.suffix.lower() for file in named if not is_readable(file.suffix))
-            if left_out:
-                kinds = " ".join(sorted(left_out))
-                print(
-                    f"jrdp: {sum(left_out.values())} files in {path} left out ({kinds}): Pillow has no decoder for them",
-                    file=sys.stderr,
-                )
-            if not inside:
+            inside = pictures_in(path)
+            note = inside.note(path)
+            if note:
+                print(f"jrdp: {note}", file=sys.stderr)
+            if not inside.pictures:
                 raise UserError(f"no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) in the folder {path}")
-            pictures += inside
+            pictures += inside.pictures
         elif path.exists():
             pictures.append(path)
         else:

@@ -16,7 +16,7 @@ from jrdp import visualize
 from jrdp.engine.predict import coco_results
 from jrdp.engine.predictor import SalientInstanceModel
 from jrdp.errors import UserError
-from jrdp.files import refuse_inputs, temporary_prefix, write_json
+from jrdp.files import refuse_inputs, refuse_special, temporary_prefix, write_json
 
 CAMERA_FPS = 25.0  # of the written video, for a camera that does not tell its own
 
@@ -40,6 +40,8 @@ def predict_video(
     Raises:
         UserError: if the source cannot be opened or has no frame, or the video cannot be written.
     """
+    if not isinstance(source, int):
+        refuse_special(source)
     capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
     what = f"camera {source}" if isinstance(source, int) else f"video {source}"
     target = out / f"{name}.mp4"
