@@ -61,7 +61,7 @@ class Renamed:
 
 def naming(names: Mapping) -> str:
     """Whose names these are: "released", "caffe2", "torchvision" or "unknown"."""
-    if any(name.startswith(("backbone.", "rpn.head.", "roi_heads.")) for name in names):
+    if any(name.startswith(("backbone.body.", "backbone.fpn.", "rpn.head.", "roi_heads.")) for name in names):
         return RELEASED
     if "res2_0_branch2a_w" in names or "conv1_w" in names:
         return CAFFE2

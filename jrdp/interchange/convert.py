@@ -59,6 +59,8 @@ def convert(
     layout = expected_layout(file)
     matched = match(expected or {entry.name: entry.shape for entry in layout}, file)
     notes = [f"its entries {', '.join(file.others)} are not used"] if file.others else []
+    if file.prefix:
+        notes.append(f"{file.prefix} was taken off the names")
     result = WeightFile(dict(matched.exact), iteration=file.iteration, metadata=dict(file.metadata))
     result.metadata.pop("state", None)
     if target.suffix.lower() in (".pth", ".pt"):
@@ -81,8 +83,9 @@ def expected_layout(file: WeightFile) -> list[Entry]:
     """
     look = file.likeness
     if not look.backbone:
-        names = ", ".join(list(file.tensors)[:3])
-        raise UserError(f"{file.path} is no checkpoint of RDPNet or a ResNet it uses: its tensors are {names}, ...")
+        names = ", ".join(name[:80] for name in list(file.tensors)[:3])
+        looks = f" (it looks like {look})" if look.backbone is None else ""
+        raise UserError(f"{file.path} is no checkpoint of RDPNet or a ResNet it uses{looks}: its tensors are {names}, ...")
 
     return _layout(file, _frozen_stages(file))
 

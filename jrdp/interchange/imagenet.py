@@ -21,7 +21,7 @@ from typing import Callable
 import numpy as np
 
 from jrdp.errors import UserError
-from jrdp.files import sha256_of
+from jrdp.files import refuse_special, sha256_of
 from jrdp.interchange import weight_file
 from jrdp.interchange.backbones import DETECTRON_PREPROCESSING, Renamed
 from jrdp.interchange.layout import BACKBONE, backbone_layout
@@ -134,6 +134,7 @@ def _last_line(text: str) -> str:
 
 
 def _from_path(path: Path) -> WeightFile:
+    refuse_special(path)
     if path.is_dir():
         for folder in (path, path / "ResNet50", path / "package" / "ResNet50"):
             if (folder / "model.json").is_file():

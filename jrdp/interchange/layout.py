@@ -9,6 +9,7 @@ from typing import Mapping, Optional
 BACKBONE = "backbone.body."
 LAST_SCALE = "rpn.head.scales.5.scale"  # built and stored by the released code, never used: no gradient, no momentum
 
+BACKBONE_NAMES = {"r50": "ResNet-50", "r101": "ResNet-101", "x101": "ResNeXt-101 32x8d"}
 _BLOCKS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3), "x101": (3, 4, 23, 3)}
 _PYRAMID_CHANNELS = 256
 _MASK_CHANNELS = 128
@@ -166,13 +167,14 @@ class Likeness:
     fusion: str
     head_channels: Optional[int]
     mask_head: Optional[str]
+    body: str = "an unknown backbone"  # what a backbone that is none of ours looks like
 
     @property
     def backbone_only(self) -> bool:
         return self.enhancement == "" and self.head_channels is None and self.mask_head == ""
 
     def __str__(self) -> str:
-        body = {"r50": "ResNet-50", "r101": "ResNet-101", "x101": "ResNeXt-101 32x8d", None: "an unknown backbone"}
+        body = {**BACKBONE_NAMES, None: self.body}
         if self.backbone_only:
             return "no part of RDPNet" if self.backbone == "" else f"{body[self.backbone]} alone"
         parts = [body.get(self.backbone, "no backbone")]
@@ -222,6 +224,7 @@ def likeness(shapes: Mapping[str, tuple]) -> Likeness:
         fusion=fusion,
         head_channels=tower[0] if tower else None,
         mask_head=("multi_level" if multi else "single_level") if mask else "",
+        body=_described_body(shapes),
     )
 
 
@@ -258,3 +261,25 @@ def _backbone_of(shapes: Mapping[str, tuple]) -> Optional[str]:
     width = shapes.get(f"{BACKBONE}layer1.0.conv2.weight", ())[:2]
     names = {((3, 4, 6, 3), (64, 64)): "r50", ((3, 4, 23, 3), (64, 64)): "r101", ((3, 4, 23, 3), (256, 8)): "x101"}
     return names.get((tuple(counts), tuple(width)))
+
+
+def _described_body(shapes: Mapping[str, tuple]) -> str:
+    """What people call a ResNet of these tensors, ours or not: "ResNet-18", "ResNeXt-50 32x4d"."""
+    pattern = re.compile(re.escape(BACKBONE) + r"layer([1-4])\.(\d+)\.conv1\.weight")
+    counts = [0, 0, 0, 0]
+    for name in shapes:
+        found = pattern.fullmatch(name)
+        if found and len(found[2]) < 4:
+            counts[int(found[1]) - 1] = max(counts[int(found[1]) - 1], int(found[2]) + 1)
+    bottleneck = f"{BACKBONE}layer1.0.conv3.weight" in shapes
+    depth = sum(counts) * (3 if bottleneck else 2) + 2
+    if not all(counts) or depth not in (18, 26, 34, 50, 101, 152, 200):
+        return "an unknown backbone"
+    width = tuple(shapes.get(f"{BACKBONE}layer1.0.conv2.weight", (64, 64)))[:2]
+    if not bottleneck or width == (64, 64):
+        return f"ResNet-{depth}"
+    if len(width) == 2 and width[0] == width[1]:
+        return f"a wide ResNet-{depth} ({width[0]} channels in its first stage)"
+    if len(width) == 2 and width[1] and width[0] % width[1] == 0:
+        return f"ResNeXt-{depth} {width[0] // width[1]}x{width[1]}d"
+    return "an unknown backbone"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jrdp.interchange.pickles import Buildable, Global
+from jrdp.interchange.pickles import Buildable, Global, Skipped
 from jrdp.interchange.tensors import NUMPY_TYPES, Budget, FormatError, Tensor, from_bits
 
 _MAX_DIMENSIONS = 32
@@ -234,7 +234,7 @@ STORAGE_TYPES = {
 
 
 def plain(value: Any, budget: Budget) -> Any:
-    """What a pickle built, as dicts, lists, tuples, numbers, text and tensors; nesting and size bounded."""
+    """What a pickle built, as dicts, lists, tuples, numbers, text, tensors and `Skipped`; nesting and size bounded."""
     left = [1_000_000]
 
     def visit(value: Any, depth: int) -> Any:
@@ -251,8 +251,10 @@ def plain(value: Any, budget: Budget) -> Any:
             return type(value)(visit(item, depth + 1) for item in value)
         if isinstance(value, Global):
             return value.name
-        if value is None or isinstance(value, (str, int, float, bytes, np.ndarray)):
+        if value is None or isinstance(value, (str, int, float, bytes, np.ndarray, Skipped)):
             return value
+        if isinstance(value, (Storage, PickledDtype)):
+            return Skipped("torch.Storage" if isinstance(value, Storage) else "numpy.dtype")
         raise FormatError(f"it holds a {type(value).__name__} where no checkpoint has one; refused")
 
     return visit(value, 0)

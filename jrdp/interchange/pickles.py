@@ -2,7 +2,8 @@
 
 Python's own unpickler reserves memory as the file tells it to (memo slots, string lengths) and can call whatever the
 file names. This one runs the same little language with every step bounded by the bytes present, looks each name up in
-a fixed table of functions given to it, and refuses a file that asks for another name before anything of it runs.
+a fixed table of functions given to it, and refuses a file that asks for another name before anything of it runs. Names
+of classes that only describe (arguments, paths, dates, configurations) become a `Skipped`: nothing is built or imported.
 """
 
 from __future__ import annotations
@@ -167,19 +168,31 @@ class Unpickler:
 
     def _append(self) -> None:
         value = self._pop()
-        self._top(list).append(value)
+        if not isinstance(self._stack[-1], Skipped):
+            self._top(list).append(value)
 
     def _appends(self) -> None:
         values = self._pop_to_mark()
-        self._top(list).extend(values)
+        if not isinstance(self._stack[-1], Skipped):
+            self._top(list).extend(values)
+
+    def _add_items(self) -> None:
+        self._pop_to_mark()
+        self._top(Skipped)
+
+    def _frozenset(self) -> None:
+        self._pop_to_mark()
+        self._push(Skipped("builtins.frozenset"))
 
     def _set_items(self, values: list) -> None:
+        if isinstance(self._stack[-1], Skipped):
+            return
         target = self._top(dict)
         if len(values) % 2:
             raise FormatError("its pickle is damaged (a key without a value)")
         for key, value in zip(values[::2], values[1::2]):
             # Hashing nested or huge keys could take for ever.
-            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 1 << 64):
+            if not isinstance(key, (str, float, type(None))) and not (isinstance(key, int) and abs(key) < 1 << 64):
                 raise FormatError(f"its pickle uses a {type(key).__name__} as a key; refused")
             target[key] = value
 
@@ -210,9 +223,14 @@ class Unpickler:
         if not isinstance(module, str) or not isinstance(name, str):
             raise FormatError("its pickle is damaged (a name that is not text)")
         found = self._names.get((module, name))
+        asked = f"{module}.{name}"[:100]
+        if found is None and _only_describes(module, name):
+            found = Global(asked, build=lambda *_: Skipped(asked))
         if found is None:
-            asked = f"{module}.{name}"[:100]
-            raise FormatError(f"its pickle asks for {asked!r}, which is not on the list of allowed names; refused")
+            raise FormatError(
+                f"its pickle asks for {asked!r}, which is not on the list of allowed names; refused. If you trust the "
+                'file, load it where it was made and save {"model": model.state_dict()} alone'
+            )
         self._push(found)
 
     def _global_lines(self) -> None:
@@ -228,6 +246,14 @@ class Unpickler:
         if not isinstance(function, Global) or function.build is None or not isinstance(arguments, tuple):
             raise FormatError("its pickle calls something that is not a function; refused")
         self._push(function.build(*arguments))
+
+    def _reduce_with_keywords(self) -> None:
+        self._pop()
+        arguments, function = self._pop(), self._pop()
+        made = function.build() if isinstance(function, Global) and function.build is not None else None
+        if not isinstance(made, Skipped) or not isinstance(arguments, tuple):
+            raise FormatError("its pickle calls something that is not a function; refused")
+        self._push(made)
 
     def _build(self) -> None:
         state = self._pop()
@@ -251,6 +277,48 @@ class Buildable:
 
     def set_state(self, state: Any) -> None:
         raise NotImplementedError
+
+
+class Skipped(Buildable):
+    """Stands for an object that no weights need, whatever the pickle does to it; `name` is that of its class."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def set_state(self, state: Any) -> None:
+        pass
+
+
+# Where names beginning with a capital letter do things as well (subprocess.Popen): a file that asks for one of these is
+# not an innocent one.
+_ACTING = {
+    "os", "posix", "nt", "sys", "subprocess", "importlib", "runpy", "shutil", "socket", "ctypes", "pty", "code", "codeop",
+    "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "webbrowser", "operator", "_operator",
+    "commands", "asyncio", "multiprocessing", "threading", "pdb", "bdb", "timeit", "cProfile", "profile", "pip", "urllib",
+    "http", "ftplib", "smtplib", "signal", "io", "_io", "tempfile", "zipfile", "tarfile", "builtins", "__builtin__",
+}  # fmt: skip
+# Classes and constructors in small letters that hold data only.
+_DESCRIBING = {
+    ("collections", "defaultdict"), ("collections", "deque"), ("datetime", "datetime"), ("datetime", "date"),
+    ("datetime", "time"), ("datetime", "timedelta"), ("datetime", "timezone"), ("copyreg", "_reconstructor"),
+    ("copy_reg", "_reconstructor"), ("copyreg", "__newobj__"), ("builtins", "set"), ("builtins", "frozenset"),
+    ("builtins", "complex"), ("builtins", "slice"), ("builtins", "range"), ("builtins", "bytearray"),
+    ("builtins", "object"), ("builtins", "list"), ("builtins", "dict"), ("builtins", "tuple"), ("builtins", "int"),
+    ("builtins", "float"), ("builtins", "str"), ("builtins", "bool"), ("__builtin__", "set"), ("__builtin__", "object"),
+    ("__builtin__", "complex"), ("__builtin__", "frozenset"), ("__builtin__", "bytearray"), ("__builtin__", "slice"),
+    ("__builtin__", "xrange"), ("__builtin__", "list"), ("__builtin__", "dict"), ("numpy.random", "__RandomState_ctor"),
+    ("numpy.random._pickle", "__randomstate_ctor"), ("numpy.random._pickle", "__generator_ctor"),
+    ("numpy.random._pickle", "__bit_generator_ctor"), ("pathlib._local", "PosixPath"), ("argparse", "Namespace"),
+}  # fmt: skip
+
+
+def _only_describes(module: str, name: str) -> bool:
+    """Whether this names a class, by the usual spelling, of a module that does nothing but hold data."""
+    if (module, name) in _DESCRIBING:
+        return True
+    if module.split(".")[0] in _ACTING or len(module) + len(name) > 200:
+        return False
+    return all(part.isidentifier() and part.lstrip("_")[:1].isupper() for part in name.split("."))
 
 
 _STOP = pickle.STOP[0]
@@ -290,6 +358,9 @@ _STEPS: dict[int, Callable[[Unpickler], None]] = {
         pickle.APPEND: Unpickler._append,
         pickle.APPENDS: Unpickler._appends,
         pickle.EMPTY_TUPLE: lambda self: self._push(()),
+        pickle.EMPTY_SET: lambda self: self._push(Skipped("builtins.set")),
+        pickle.ADDITEMS: Unpickler._add_items,
+        pickle.FROZENSET: Unpickler._frozenset,
         pickle.TUPLE: lambda self: self._push(tuple(self._pop_to_mark())),
         pickle.TUPLE1: lambda self: self._tuple(1),
         pickle.TUPLE2: lambda self: self._tuple(2),
@@ -309,6 +380,7 @@ _STEPS: dict[int, Callable[[Unpickler], None]] = {
         pickle.STACK_GLOBAL: Unpickler._global_stack,
         pickle.REDUCE: Unpickler._reduce,
         pickle.NEWOBJ: Unpickler._reduce,
+        pickle.NEWOBJ_EX: Unpickler._reduce_with_keywords,
         pickle.BUILD: Unpickler._build,
         pickle.BINPERSID: Unpickler._persistent_id,
     }.items()

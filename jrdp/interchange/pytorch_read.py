@@ -27,13 +27,12 @@ def read_zip(path: Path) -> Any:
     except zipfile.BadZipFile as error:
         raise FormatError("it is a zip file without a readable directory: truncated or damaged") from error
     with archive:
+        _refuse_other_archives({entry.filename for entry in archive.infolist()})
         entries = _checked_entries(archive, size)
         pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise FormatError("it is a zip file, but not one that torch.save wrote")
         root = pickles[0][: -len("data.pkl")]
-        if f"{root}constants.pkl" in entries:
-            raise FormatError("it is a TorchScript program, not a checkpoint")
         if f"{root}byteorder" in entries and _content(archive, entries[f"{root}byteorder"]).strip() != b"little":
             raise FormatError("it was written on a big-endian machine, which is not supported")
         storages: dict[str, Storage] = {}
@@ -67,6 +66,26 @@ def _check_directory(path: Path) -> None:
         if at >= 0 and at + field + struct.calcsize(layout) <= len(tail):
             if struct.unpack_from(layout, tail, at + field)[0] > _MAX_DIRECTORY:
                 raise FormatError("its zip directory is far too large for a checkpoint; refused")
+
+
+def _refuse_other_archives(names: set[str]) -> None:
+    """Name the kinds of zip file that people take for checkpoints."""
+    last = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in last or any("/code/" in f"/{name}" and name.endswith(".py") for name in names):
+        raise FormatError(
+            "it is TorchScript (torch.jit.save), a program and not a checkpoint; save its tensors alone: "
+            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+        )
+    if "serialized_exported_program.json" in last or any(name.endswith("models/model.json") for name in names):
+        raise FormatError("it is an exported program (torch.export), not a checkpoint; save the model's state_dict()")
+    if names and all(name.endswith(".npy") for name in names):
+        raise FormatError("it is NumPy's .npz; save its arrays as .safetensors (safetensors.numpy.save_file)")
+    if last & {"[Content_Types].xml", "AndroidManifest.xml", "model.weights.h5"}:
+        raise FormatError("it is a zip file of another program, not one that torch.save wrote")
+    if names and "data.pkl" not in last:
+        inside = sorted(name for name in names if name.endswith((".pth", ".pt", ".pkl", ".safetensors")))
+        hint = f": unpack it and name {inside[0][:60]}" if inside else ""
+        raise FormatError(f"it is a zip file, but not one that torch.save wrote{hint}")
 
 
 def _checked_entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:

@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-import numpy as np
-
 from jrdp.errors import UserError
 from jrdp.interchange import backbones
-from jrdp.files import atomic_write, check_target, parse_json
+from jrdp.files import atomic_write, check_target, parse_json, refuse_special
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.jittor_pickle import is_jittor, read_pickle, write_jittor
 from jrdp.interchange.layout import Likeness, likeness
 from jrdp.interchange.pytorch_read import MAGIC_NUMBER, read_legacy, read_zip
 from jrdp.interchange.pytorch_write import write_legacy, write_zip
 from jrdp.interchange.safetensors_file import header_length, read_safetensors, write_safetensors
+from jrdp.interchange.state_dict import find_weights, without_prefixes
 from jrdp.interchange.tensors import BFloat16, FormatError, Tensor, dtype_name
 
 SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
@@ -34,8 +33,8 @@ class WeightFile:
         format: "pytorch", "pytorch legacy", "safetensors", "jittor", "pickle" or "caffe2".
         naming: whose names the file uses: "released", "torchvision", "caffe2" (both renamed here) or "unknown".
         rows: one per tensor of the file, what became of it.
-        wrapped: the state dict lay under the key "model" (or "state_dict", "blobs").
-        prefix: what was removed from every name ("module." or nothing).
+        wrapped: the state dict lay under a key ("model", "state_dict", ...), not at the top.
+        prefix: what wrappers had put into every name, and was removed ("module.", "_orig_mod.", or nothing).
         optimizer, scheduler: PyTorch's state dicts, with arrays; see `training.py`.
         iteration: iterations done, or None if the file does not say.
         metadata: the native header: "config", "preprocessing" (with "stride_in_1x1"), "versions", ...; for ImageNet
@@ -69,6 +68,7 @@ def read(path: str | Path) -> WeightFile:
             the allow-list. Nothing of a refused file has run, and memory stays within a small multiple of its size.
     """
     path = Path(path)
+    refuse_special(path)
     try:
         file = _read(path)
     except FormatError as error:
@@ -101,6 +101,22 @@ def _read(path: Path) -> WeightFile:
     raise FormatError(_what_else(start))
 
 
+_OTHER_FORMATS = (
+    (b"\x1f\x8b", "it is compressed with gzip: unpack it first"),
+    (b"BZh", "it is compressed with bzip2: unpack it first"),
+    (b"\xfd7zXZ", "it is compressed with xz: unpack it first"),
+    (b"7z\xbc\xaf", "it is a 7z archive: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed with zstd: unpack it first"),
+    (b"Rar!", "it is a rar archive: unpack it first"),
+    (b"\x89HDF", "it is an HDF5 file (Keras), which is not supported"),
+    (b"\x93NUMPY", "it is one NumPy array (.npy), not a dictionary of tensors"),
+    (b"GGUF", "it is a GGUF file, which is not supported"),
+    (b"PK\x05\x06", "it is an empty zip file"),
+    (b"{", "it is text (JSON), not weights"),
+    (b"<?xml", "it is text (XML), not weights"),
+)
+
+
 def _what_else(start: bytes) -> str:
     text = start.lstrip().lower()
     if not start:
@@ -109,11 +125,18 @@ def _what_else(start: bytes) -> str:
         return "it is a web page: the download did not give the file itself"
     if text.startswith(b"version https://git-lfs"):
         return "it is a pointer of git-lfs: fetch the file itself with `git lfs pull`"
+    if start[257:262] == b"ustar":
+        return "it is a tar archive, as torch 0.1 wrote or as files are packed: unpack it, or save it anew with torch.save"
+    for beginning, meaning in _OTHER_FORMATS:
+        if start.startswith(beginning):
+            return meaning
     return "it is not a checkpoint (known: PyTorch .pth, Jittor or Detectron .pkl, .safetensors)"
 
 
 def _from_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> WeightFile:
-    file = named(tensors, "safetensors")
+    if not tensors:
+        raise FormatError("it holds no tensors")
+    file = _named_without_prefix(tensors, "safetensors")
     if "jrdp" in header:
         try:
             native = parse_json(header["jrdp"])
@@ -128,43 +151,34 @@ def _from_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> Wei
 
 
 def _unwrap(value: Any, form: str) -> WeightFile:
-    """Find the state dict in what a pickle held."""
-    if not isinstance(value, dict):
-        raise FormatError(f"it holds a {type(value).__name__}, not a dictionary of tensors")
-    outer, inner = value, None
-    for key in ("model", "state_dict", "model_state_dict", "blobs"):
-        if isinstance(value.get(key), dict):
-            inner = value[key]
-            break
-    tensors = value if inner is None else inner
-    if inner is not None and key == "blobs":
-        # Detectron also pickles texts and numbers of its training between the tensors.
-        tensors = {name: blob for name, blob in inner.items() if isinstance(blob, np.ndarray)}
-    if not tensors:
+    """The weights in what a pickle held, and the training state beside them."""
+    found = find_weights(value)
+    if not found.tensors:
         raise FormatError("it holds no tensors")
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, (np.ndarray, BFloat16)):
-            raise FormatError(f"its entry {str(name)[:60]!r} is a {type(tensor).__name__}, not a tensor")
-        dtype_name(tensor)
-    prefix = ""
-    while all(name.startswith("module.") for name in tensors):
-        tensors = {name[len("module.") :]: tensor for name, tensor in tensors.items()}
-        prefix += "module."
-    file = named(tensors, form)
-    file.wrapped, file.prefix = inner is not None, prefix
-    if inner is not None:
-        known = {key, "optimizer", "scheduler", "iteration", "jrdp"}
-        file.optimizer = outer.get("optimizer") if isinstance(outer.get("optimizer"), dict) else None
-        file.scheduler = outer.get("scheduler") if isinstance(outer.get("scheduler"), dict) else None
-        iteration = outer.get("iteration")
+    file = _named_without_prefix(found.tensors, form)
+    file.wrapped = bool(found.path)
+    file.others = found.others
+    if found.path:
+        file.optimizer = value.get("optimizer") if isinstance(value.get("optimizer"), dict) else None
+        file.scheduler = value.get("scheduler") if isinstance(value.get("scheduler"), dict) else None
+        iteration = value.get("iteration")
         file.iteration = iteration if type(iteration) is int and iteration >= 0 else None
-        native = outer.get("jrdp")
+        native = value.get("jrdp")
         if isinstance(native, str):
             try:
                 file.metadata.update(parse_json(native))
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 raise FormatError("its jrdp header is not valid JSON: the file is damaged") from error
-        file.others = [str(name)[:60] for name in outer if name not in known]
+        file.others = [name for name in found.others if name not in ("optimizer", "scheduler", "iteration", "jrdp")]
+    return file
+
+
+def _named_without_prefix(tensors: dict[str, Tensor], form: str) -> WeightFile:
+    short, prefix, counters = without_prefixes(tensors)
+    file = named(short, form)
+    file.prefix = prefix
+    for name in counters:
+        file.rows.append(Row(name, None, tuple(tensors[name].shape), dtype_name(tensors[name]), "left out: a counter"))
     return file
 
 
