@@ -13,6 +13,7 @@ import numpy as np
 from jrdp.config import ModelConfig
 from jrdp.errors import UserError
 from jrdp.fast import operators
+from jrdp.interchange.layout import LAST_SCALE, network_layout
 from jrdp.fast.layers import Convolution, NormalisedConvolution, fold_batch_norm
 from jrdp.models.fcos_decode import Detections, decode, sigmoid
 from jrdp.models.fpn import LEVELS, STRIDES
@@ -36,6 +37,31 @@ def unsupported(config: ModelConfig) -> str | None:
     return None
 
 
+def refuse_other_tensors(shapes: Mapping[str, tuple], config: ModelConfig) -> None:
+    """Raise `UserError` unless tensors of these shapes are exactly those of the network that the engine has."""
+    pyramid = config.pyramid
+    expected = {
+        entry.name: entry.shape
+        for entry in network_layout(
+            config.backbone.name, pyramid.enhancement, pyramid.levels, pyramid.fusion, config.fcos.channels, config.mask.head
+        )
+    }
+    given = {name: shape for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
+    for what, names in (
+        ("does not know", sorted(given.keys() - expected.keys())),
+        ("misses", sorted(expected.keys() - given.keys() - {LAST_SCALE})),
+        (
+            "knows with another shape",
+            [name for name in expected if name in given and tuple(given[name]) != tuple(expected[name])],
+        ),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(
+                f"the fast engine cannot be used: it {what} {names[0]}{more} of these weights; use --set test.engine=plain"
+            )
+
+
 def supports(config: ModelConfig) -> bool:
     """Whether `FastNetwork` can run this configuration; otherwise the plain network has to."""
     return unsupported(config) is None
@@ -44,17 +70,20 @@ def supports(config: ModelConfig) -> bool:
 class FastNetwork:
     """RDPNet for prediction on a CPU, from the tensors of a checkpoint.
 
-    tensors: released name -> float32 array; more than the network needs is not an error.
+    tensors: released name -> float32 array, those of the configuration's network and no others: a layer of somebody's
+        own would be left out without a word. Batch norm's counters and the scale that no level uses are let through.
     winograd: whether 3x3 convolutions may use Winograd's algorithm (off: a little less memory, slower).
 
     Raises:
-        UserError: for a configuration that the engine does not know (see `supports`) or a tensor that is missing.
+        UserError: for a configuration that the engine does not know (see `supports`), and for tensors that are missing,
+            surplus or of another shape.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], config: ModelConfig, winograd: bool = True):
         problem = unsupported(config)
         if problem is not None:
             raise UserError(f"the fast engine cannot be used ({problem}); use --set test.engine=plain")
+        refuse_other_tensors({name: np.shape(tensor) for name, tensor in tensors.items()}, config)
         self.config = config
         weights = _Weights(tensors, winograd)
         self.backbone = _Backbone(weights, config)

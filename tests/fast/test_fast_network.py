@@ -252,6 +252,36 @@ def test_a_missing_tensor_is_named(seeded):
         FastNetwork(tensors, ModelConfig())
 
 
+def test_tensors_and_layers_of_somebody_s_own_are_refused(seeded):
+    """A network with a layer or pyramid of its own would get other boxes without a word."""
+    tensors = dict(seeded("r50"))
+
+    def refused(changed, words):
+        with pytest.raises(UserError, match=f"{words}.*--set test.engine=plain"):
+            FastNetwork({**tensors, **changed}, ModelConfig())
+
+    refused({"backbone.fpn.own.weight": np.zeros(3, np.float32)}, r"does not know backbone.fpn.own.weight of")
+    refused({"a": np.zeros(1), "b": np.zeros(1)}, "does not know a and 1 more of")
+    refused({"backbone.fpn.fpn_layer2.bias": np.zeros(128, np.float32)}, "with another shape backbone.fpn.fpn_layer2.bias")
+    refused({"backbone.body.layer3.6.conv1.weight": np.zeros(1, np.float32)}, "does not know backbone.body.layer3.6")
+    known = {"rpn.head.scales.5.scale": np.ones(1, np.float32), "backbone.body.stem.bn1.num_batches_tracked": np.array(3)}
+    FastNetwork({**tensors, **known}, ModelConfig())
+
+
+def test_a_layer_of_another_class_is_found():
+    from jrdp.engine.network import foreign_layer
+    from jrdp.models.fpn import FPN
+
+    class Own(FPN):
+        def enhance(self, levels, stages=None):
+            return [2 * level for level in levels]  # the tensors of an FPN, and another network
+
+    plain = RDPNet(load_config(None, ["model.pyramid.enhancement=none"]).model)
+    assert foreign_layer(plain) is None
+    plain.backbone.fpn = Own(plain_config := load_config(None, ["model.pyramid.enhancement=none"]).model.pyramid, (512, 1024, 2048))
+    assert plain_config.enhancement == "none" and "Own" in foreign_layer(plain)
+
+
 LIMITED = """
 import sys
 import numpy as np
