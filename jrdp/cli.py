@@ -373,13 +373,14 @@ def data_convert(
     segmentation: str = typer.Option("rle", "--segmentation", help="rle (lossless) or polygons."),
     ignore: List[int] = typer.Option([], "--ignore", help="Index values that are no instance; repeatable."),
     variable: Optional[str] = typer.Option(None, "--variable", help="The .mat variable that holds the instances."),
+    soft: bool = typer.Option(False, "--soft", help="NAME.png is one instance with soft edges: above half is inside."),
 ) -> None:
     """Turn instance maps into a COCO json."""
     from jrdp.dataset_tools.instance_maps import convert_instance_maps
 
     if segmentation not in ("rle", "polygons"):
         raise UserError(f"--segmentation {segmentation!r} is not rle or polygons")
-    print(convert_instance_maps(masks, images, out, segmentation, tuple(ignore), variable).text())
+    print(convert_instance_maps(masks, images, out, segmentation, tuple(ignore), variable, soft).text())
 
 
 @data_app.command("sample")

@@ -2,8 +2,10 @@
 
 For the picture NAME.jpg the masks folder holds one of
   NAME.png   an index mask: 0 is background, every other value (or palette index, or colour) is one instance;
+             .bmp, .tif and .gif are read as well, and the suffix may be in capitals;
   NAME.mat   a matrix like that, or masks as a matrix [H, W, K] or as K cells, as MATLAB saves them;
   NAME/      a folder of masks, one file an instance: white (more than half of the largest value) is the instance.
+With `soft`, NAME.png is the mask of one instance with soft edges, like a file of a folder; JPEG is then read, too.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from tqdm import tqdm
 
 from jrdp.dataset_tools.matfile import Value, read_mat
 from jrdp.dataset_tools.outline import trace
+from jrdp.data.folders import is_litter, pictures_in
+from jrdp.data.naming import same_name
 from jrdp.data.rle import encode_mask
 from jrdp.data.transforms import PICTURE_SUFFIXES, read_image
+from jrdp.dataset_tools.masks import LOSSY, MASK_SUFFIXES, half_of_largest, index_map, refuse_smooth_edges, shape_of
 from jrdp.files import check_target, write_json
 from jrdp.errors import UserError
 
-_MASKS = {".png", ".bmp", ".tif", ".tiff", ".gif"}
 _MOST_INSTANCES = 255
 
 
@@ -32,7 +36,8 @@ class Conversion:
     """What was converted.
 
     without_masks: pictures that no mask was found for; they are left out. without_instances: pictures whose mask is
-    all background; they are in the json. filled_holes: instances whose holes the polygons do not show.
+    all background; they are in the json. filled_holes: instances whose holes the polygons do not show. left_out: a line
+    about what else lies among the pictures.
     """
 
     out: Path
@@ -41,9 +46,12 @@ class Conversion:
     without_masks: list[str] = field(default_factory=list)
     without_instances: list[str] = field(default_factory=list)
     filled_holes: int = 0
+    left_out: Optional[str] = None
 
     def text(self) -> str:
         lines = [f"{self.out}: {self.pictures} pictures, {self.instances} instances"]
+        if self.left_out:
+            lines.append(f"  {self.left_out}")
         if self.without_masks:
             lines.append(f"  left out, as they have no mask: {', '.join(self.without_masks)}")
         if self.without_instances:
@@ -60,6 +68,7 @@ def convert_instance_maps(
     segmentation: Literal["rle", "polygons"] = "rle",
     ignore: Sequence[int] = (),
     variable: Optional[str] = None,
+    soft: bool = False,
 ) -> Conversion:
     """Write the COCO json `out` for the pictures in the folder `images` and their masks in the folder `masks`.
 
@@ -67,9 +76,10 @@ def convert_instance_maps(
         segmentation: "rle" keeps every pixel; "polygons" run along pixel edges and are exact except for holes.
         ignore: values of index masks that are no instance, such as 255 for a border.
         variable: the variable of .mat files to read, `a.b` for the field b of a; needed only where several fit.
+        soft: NAME.png is the mask of one instance with soft edges, no index mask: more than half of its largest value.
 
     Raises:
-        UserError: for missing folders, masks that do not fit their picture or are no instance maps, or when there is
+        UserError: for missing folders, options that no mask needs, masks that do not fit their picture or are no instance maps, or when there is
             no picture with a mask.
     """
     masks, images = Path(masks), Path(images)
@@ -77,17 +87,20 @@ def convert_instance_maps(
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
     check_target(out)
-    pictures = _by_stem(images, PICTURE_SUFFIXES)
-    result = Conversion(Path(out))
+    inside = pictures_in(images)
+    pictures = _by_stem(inside.pictures, images)
+    found = _masks_by_stem(masks, soft)
+    _refuse_unused(found, pictures, ignore, variable, soft)
+    result = Conversion(Path(out), left_out=inside.note(images))
     entries, annotations = [], []
     for stem, path in tqdm(sorted(pictures.items()), desc="converting", unit="picture", disable=None):
-        source = _mask_of(masks, stem)
+        source = found.get(stem)
         if source is None:
             result.without_masks.append(path.name)
             continue
         picture = read_image(path)
         shape = (picture.height, picture.width)
-        instances = read_instances(source, shape, ignore, variable)
+        instances = read_instances(source, shape, ignore, variable, soft)
         if not instances:
             result.without_instances.append(path.name)
         image_id = len(entries) + 1
@@ -97,7 +110,10 @@ def convert_instance_maps(
             annotations.append(annotation)
             result.filled_holes += filled
     if not entries:
-        raise UserError(f"no picture in {images} has a mask (NAME.png, NAME.mat or a folder NAME) in {masks}")
+        raise UserError(
+            f"no picture in {images} has a mask (NAME.png, NAME.mat or a folder NAME) in {masks}; pictures are called "
+            f"{_some(pictures)}, masks {_some(found) or 'nothing'}"
+        )
     result.pictures, result.instances = len(entries), len(annotations)
     categories = [{"id": 1, "name": "salient"}]
     write_json(result.out, {"images": entries, "annotations": annotations, "categories": categories})
@@ -105,7 +121,11 @@ def convert_instance_maps(
 
 
 def read_instances(
-    source: Path, shape: tuple[int, int], ignore: Sequence[int] = (), variable: Optional[str] = None
+    source: Path,
+    shape: tuple[int, int],
+    ignore: Sequence[int] = (),
+    variable: Optional[str] = None,
+    soft: bool = False,
 ) -> list[np.ndarray]:
     """The masks bool `[height, width]` of one picture of `shape`, in the order of their values or file names.
 
@@ -113,36 +133,76 @@ def read_instances(
         UserError: naming the file that does not fit.
     """
     if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.suffix.lower() in _MASKS)
+        files = sorted(path for path in source.iterdir() if path.suffix.lower() in MASK_SUFFIXES and not is_litter(path))
         if not files:
             raise UserError(f"there is no mask in the folder {source}")
-        return [_binary(np.asarray(read_image(path, "L")), path, shape) for path in files]
+        return [_fitting(shape_of(path), path, shape) for path in files]
     if source.suffix.lower() == ".mat":
         return _from_mat(source, shape, ignore, variable)
-    image = read_image(source, None)
-    if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int64), 2, 0)
-        return _split(red * 65536 + green * 256 + blue, source, shape, ignore)
-    return _split(np.asarray(image), source, shape, ignore)
+    if soft:
+        return [_fitting(shape_of(source, soft=True), source, shape)]
+    labels = index_map(source)
+    masks = _split(labels, source, shape, ignore)
+    refuse_smooth_edges(np.where(np.isin(labels, ignore), 0, labels) if ignore else labels, source)
+    return masks
 
 
-def _by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
+def _by_stem(paths: list[Path], folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and path.is_file():
-            if path.stem in found:
-                raise UserError(f"{found[path.stem]} and {path.name} have the same name: which one do masks belong to?")
-            found[path.stem] = path
+    for path in paths:
+        stem = same_name(path.stem)
+        if stem in found:
+            raise UserError(f"{found[stem]} and {path.name} have the same name: which one do masks belong to?")
+        found[stem] = path
     if not found:
-        raise UserError(f"no pictures ({', '.join(sorted(suffixes))}) in the folder {folder}")
+        raise UserError(f"no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) in the folder {folder}")
     return found
 
 
-def _mask_of(folder: Path, stem: str) -> Optional[Path]:
-    for candidate in (folder / f"{stem}.png", folder / f"{stem}.mat", folder / stem):
-        if candidate.exists():
-            return candidate
-    return None
+def _masks_by_stem(folder: Path, soft: bool) -> dict[str, Path]:
+    """What holds the masks of each NAME: a picture without loss, else a .mat file, a folder, a JPEG."""
+
+    def rank(path: Path) -> int:
+        suffix = path.suffix.lower()
+        return 4 if suffix in LOSSY else 0 if suffix == ".png" else 1 if suffix in MASK_SUFFIXES else 2
+
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if is_litter(path):
+            continue
+        if path.is_dir():
+            name, place = same_name(path.name), 3
+        elif path.suffix.lower() in MASK_SUFFIXES or path.suffix.lower() == ".mat":
+            name, place = same_name(path.stem), rank(path)
+        else:
+            continue
+        other = found.get(name)
+        if other is None or place < (3 if other.is_dir() else rank(other)):
+            found[name] = path
+    return found
+
+
+def _refuse_unused(found: dict[str, Path], pictures: dict, ignore: Sequence[int], variable: Optional[str], soft: bool) -> None:
+    """Raise `UserError` for an option that none of the masks has a use for."""
+    used = [path for stem, path in found.items() if stem in pictures]
+    tables = [path for path in used if path.suffix.lower() == ".mat" and not path.is_dir()]
+    plain = [path for path in used if path not in tables and not path.is_dir()]
+    if used and variable is not None and not tables:
+        raise UserError("--variable is for .mat files, and none of the masks is one")
+    if used and soft and not plain:
+        raise UserError("--soft is for NAME.png, and no picture has such a mask")
+    if used and ignore and (soft or not (plain or tables)):
+        raise UserError("--ignore is for index masks, and none of the masks is taken as one")
+
+
+def _some(names) -> str:
+    shown = sorted(names)[:3]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")
+
+
+def _fitting(mask: np.ndarray, source, shape: tuple[int, int]) -> np.ndarray:
+    _fit(mask, source, shape)
+    return mask
 
 
 def _fit(array: np.ndarray, source, shape: tuple[int, int]) -> None:
@@ -157,16 +217,15 @@ def _split(labels: np.ndarray, source, shape: tuple[int, int], ignore: Sequence[
     values = [value for value in np.unique(labels).tolist() if value != 0 and value not in ignore]
     if len(values) > _MOST_INSTANCES:
         raise UserError(
-            f"{source} has {len(values)} different values: that is no instance map (a photograph, or smoothed edges?)"
+            f"{source} has {len(values)} different values: that is no instance map (a photograph, or smoothed edges?); "
+            "--soft takes it as the mask of one instance"
         )
     return [labels == value for value in values]
 
 
 def _binary(mask: np.ndarray, source, shape: tuple[int, int]) -> np.ndarray:
     _fit(mask, source, shape)
-    if not mask.any():
-        raise UserError(f"{source} is empty: an instance needs at least one pixel")
-    return mask > mask.max() / 2
+    return half_of_largest(mask, source)
 
 
 def _from_mat(

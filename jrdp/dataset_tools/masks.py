@@ -1,0 +1,126 @@
+"""Mask pictures as people have them, read as what they are: index maps, one shape, or neither.
+
+Smooth edges, JPEG and photographs fill an index map with values that are no instances, and an alpha channel may hold the
+shape while the colours hold nothing. Both look like results, so both are recognised and refused with a way on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from jrdp.data.transforms import read_image
+from jrdp.errors import UserError
+
+LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".heic", ".heif"}
+MASK_SUFFIXES = {".png", ".bmp", ".tif", ".tiff", ".gif", *LOSSY}
+_INDEXED = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_MOST_GREY = 0.25  # of a mask's pixels, between a quarter and three quarters of its largest value
+
+
+def index_map(path: Path) -> np.ndarray:
+    """The values `[height, width]` of an index mask: grey values, palette indices, or colours as one number.
+
+    Raises:
+        UserError: where its alpha channel holds a shape that its colours do not, and for lossy formats.
+    """
+    if path.suffix.lower() in LOSSY and not _is_lossless(path):
+        raise UserError(
+            f"{path} is stored with loss, which changes values, so that it is no instance map; save it as .png, or "
+            "use --soft to take it as the mask of one instance"
+        )
+    image = read_image(path, None)
+    if image.mode in _INDEXED:
+        return np.asarray(image)
+    colours = np.asarray(image.convert("RGB")).astype(np.int64)
+    values = colours[..., 0] * 65536 + colours[..., 1] * 256 + colours[..., 2]
+    alpha = _alpha(image)
+    if alpha is not None and ((values != 0) != (alpha != 0)).any():
+        raise UserError(
+            f"{path} has an alpha channel with another shape than its colours; save it without transparency, or use "
+            "--soft to take the alpha channel as the mask of one instance"
+        )
+    return values
+
+
+def shape_of(path: Path, soft: bool = False) -> np.ndarray:
+    """The mask bool `[height, width]` of one instance: more than half of the largest value.
+
+    An alpha channel that is not the same everywhere is the shape, whatever the colours are. soft: a wide grey rim, as
+    networks give it, is expected.
+
+    Raises:
+        UserError: where it is empty, or no mask but a photograph.
+    """
+    image = read_image(path, None)
+    alpha = _alpha(image)
+    if alpha is not None:
+        values = alpha
+    elif image.mode in ("L", "1", "I", "I;16", "I;16B", "I;16L", "F"):
+        values = np.asarray(image)
+    else:
+        values = np.asarray(image.convert("L"))
+    return half_of_largest(values, path, 2 * _MOST_GREY if soft else _MOST_GREY)
+
+
+def half_of_largest(values: np.ndarray, source, most_grey: float = _MOST_GREY) -> np.ndarray:
+    """Where `values` are more than half of their largest; raises `UserError` for none, and for a photograph's."""
+    if not values.any():
+        raise UserError(f"{source} is empty: an instance needs at least one pixel")
+    values = values.astype(np.float64)
+    largest = values.max()
+    grey = float(((values > largest / 4) & (values < largest * 3 / 4)).mean())
+    if grey > most_grey:
+        raise UserError(f"{source} is no mask: {100 * grey:.0f} % of its pixels are neither bright nor dark")
+    return values > largest / 2
+
+
+def refuse_smooth_edges(labels: np.ndarray, source) -> None:
+    """Raise `UserError` for an index map whose values come from smoothing, scaling or compressing a mask.
+
+    Such values lie along edges: nowhere is there a square of 3 x 3 pixels of them, and each of their pixels touches a
+    smaller and a larger value. Instances of an index map have their numbers in no order, and rarely so little width.
+    """
+    values = [value for value in np.unique(labels).tolist() if value != 0]
+    thin = [value for value in values if not _has_inside(labels == value)]
+    if not thin:
+        return
+    kernel = np.ones((3, 3), np.uint8)
+    levels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.float32)
+    between = (cv2.erode(levels, kernel) < levels) & (cv2.dilate(levels, kernel) > levels)
+    edges = [value for value in thin if between[labels == value].mean() > 0.8 and (labels == value).sum() >= 2]
+    many = len(thin) >= 6 and 2 * len(thin) > len(values)
+    if edges and (len(edges) >= 2 or np.count_nonzero(labels == edges[0]) >= 8) or many:
+        count = len(thin) if many else len(edges)
+        raise UserError(
+            f"{source} is no instance map: {count} of its {len(values)} values are found along edges only, as smoothing, "
+            "scaling or JPEG leaves them; scale index masks without interpolation, or use --soft to take it as the mask "
+            "of one instance"
+        )
+
+
+def _has_inside(mask: np.ndarray) -> bool:
+    """Whether a square of 3 x 3 pixels fits into the mask; what touches the border may go on beyond it."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8)
+    if min(part.shape) < 3:
+        return False
+    return bool(cv2.erode(part, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0).any())
+
+
+def _alpha(image: Image.Image) -> np.ndarray | None:
+    """The alpha channel, where it is there and not the same everywhere."""
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
+        return None
+    alpha = np.asarray(image.getchannel("A"))
+    return alpha if alpha.min() != alpha.max() else None
+
+
+def _is_lossless(path: Path) -> bool:
+    """Whether a WebP is of the lossless kind."""
+    with open(path, "rb") as stream:
+        start = stream.read(4096)
+    return start[:4] == b"RIFF" and b"VP8L" in start
