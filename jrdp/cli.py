@@ -184,13 +184,20 @@ def predict(
     if resume:
         done = [name for name in names if all((out / f"{name}{suffix}").is_file() for suffix in (".mp4", ".json"))]
         videos, names = [v for v, n in zip(videos, names) if n not in done], [n for n in names if n not in done]
-    jobs = min(jobs, len(pictures))
     failed: List[str] = []
+    if jobs > 1:
+        from jrdp import interchange
+        from jrdp.engine.weights import config_of
+
+        size = config_of(interchange.read(weights), config, settings).test.batch_size
+        jobs = min(jobs, -(-len(pictures) // size))
+    else:
+        jobs = min(jobs, len(pictures))
     if jobs > 1:
         from jrdp.engine.jobs import ModelSource, predict_with_jobs
 
         source = ModelSource(weights, config, device, tuple(settings))
-        failed = predict_with_jobs(jobs, source, pictures, out, threshold, record)
+        failed = predict_with_jobs(jobs, source, pictures, out, threshold, record, size)
     if jobs == 1 or videos:
         model = jrdp.load(weights, config, device, settings)
         make_folder(out)

@@ -11,8 +11,9 @@ import stat
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator
+from typing import Any, BinaryIO, Callable, Iterator
 
 from jrdp.errors import UserError
 
@@ -31,6 +32,15 @@ def protect(*paths: str | Path) -> None:
             with suppress(OSError, ValueError):
                 status = os.stat(path, follow_symlinks=follow)
                 _inputs[status.st_dev, status.st_ino] = Path(path)
+
+
+def protected_there() -> Callable[[], None]:
+    """A picklable function that protects this process's inputs in the process that calls it."""
+    return partial(_inputs_there, dict(_inputs))
+
+
+def _inputs_there(inputs: dict[tuple[int, int], Path]) -> None:
+    _inputs.update(inputs)
 
 
 def protected(path: str | Path) -> Path | None:

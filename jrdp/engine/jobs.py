@@ -14,6 +14,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterator, Optional
 
@@ -23,7 +24,7 @@ from jrdp.config import Config
 from jrdp.data.transforms import read_image
 from jrdp.data.workers import WorkerDied, WorkerPool
 from jrdp.engine.evaluate import Batch, Found, TestSets, evaluate_found, find_in_batch
-from jrdp.engine.predict import Outcome, collect, predict_picture, tasks_of
+from jrdp.engine.predict import Outcome, batches_of, collect, predict_now, tasks_of
 from jrdp.engine.record import Record, Task
 from jrdp.errors import UserError
 from jrdp.files import make_folder, protect
@@ -52,7 +53,13 @@ class ModelSource:
 
 
 def predict_with_jobs(
-    jobs: int, source: ModelSource, pictures: list[Path], out: Path, threshold: float, record: Optional[Record] = None
+    jobs: int,
+    source: ModelSource,
+    pictures: list[Path],
+    out: Path,
+    threshold: float,
+    record: Optional[Record] = None,
+    batch_size: int = 1,
 ) -> list[str]:
     """`predict_files` with `jobs` processes; creates `out` once every job has its model.
 
@@ -64,8 +71,8 @@ def predict_with_jobs(
         make_folder(out)
         record = record or Record(out, {}, resume=False)
         tasks = record.remaining(tasks_of(pictures))
-        outcomes = zip(tasks, pool.in_order(zip(tasks), _AHEAD * jobs))
-        return collect(outcomes, len(pictures), out, record)
+        found = pool.in_order(zip(batches_of(tasks, batch_size)), _AHEAD * jobs)
+        return collect(zip(tasks, chain.from_iterable(found)), len(pictures), out, record)
 
 
 def evaluate_with_jobs(jobs: int, source: ModelSource, config: Config, test_sets: TestSets, out: Path) -> dict:
@@ -101,10 +108,10 @@ class _PredictJob(_Job):
         self._out = out
         self._threshold = threshold
 
-    def predict(self, task: Task) -> Outcome:
-        protect(task.picture)
-        read = partial(read_image, task.picture, upright=self._model.upright)
-        return predict_picture(self._model, read, task, self._out, self._threshold)
+    def predict(self, batch: list[Task]) -> list[Outcome]:
+        protect(*(task.picture for task in batch))
+        reads = [partial(read_image, task.picture, upright=self._model.upright) for task in batch]
+        return predict_now(self._model, reads, batch, self._out, self._threshold)
 
 
 class _TestJob(_Job):

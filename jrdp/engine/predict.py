@@ -6,24 +6,34 @@ Imports no Jittor: with several jobs (`jrdp.engine.jobs`) this runs in a process
 from __future__ import annotations
 
 import sys
+from collections import deque
+from contextlib import contextmanager
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, NamedTuple, Optional, Tuple
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from jrdp import visualize
 from jrdp.data.loader import prefetch
 from jrdp.data.transforms import read_image
+from jrdp.data.workers import WorkerDied, WorkerPool
 from jrdp.engine.pictures import output_names
 from jrdp.engine.record import Record, Task
 from jrdp.errors import UserError
+from jrdp.files import protected_there
 from jrdp.evaluation.results import box_results, mask_results
 
 if TYPE_CHECKING:
     from jrdp.engine.predictor import Prediction, SalientInstanceModel
+
+
+DRAWN_AHEAD = 3  # pictures that wait for their files while the network is at later ones
+_FEW = 8  # pictures; for fewer a process that draws is not worth its start
+_ADVICE = "if memory ran out, give it smaller pictures"
 
 
 class Outcome(NamedTuple):
@@ -35,46 +45,128 @@ class Outcome(NamedTuple):
     turned: bool = False  # its EXIF orientation was followed
 
 
+class Drawing(NamedTuple):
+    """What the files of a picture show: the photograph and the instances above the threshold, in its pixels."""
+
+    photo: np.ndarray
+    masks: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+# What comes of a picture: its outcome, and a function that waits for its files or raises why they could not be written.
+Pending = Tuple[Outcome, Callable[[], object]]
+Draw = Callable[[Drawing, Path, str], Callable[[], object]]
+
+
 def predict_files(
     model: SalientInstanceModel, pictures: list[Path], out: Path, threshold: float, record: Record | None = None
 ) -> list[str]:
-    """Predict `pictures` and write to the folder `out`, which exists.
+    """Predict `pictures`, `test.batch_size` at a time, and write to the folder `out`, which exists.
 
     `predictions.json` holds every detection as COCO results with `file_name`; `NAME.png` (overlay) and
     `NAME_instances.png` (index mask) show those above `threshold`. A picture that cannot be read, or whose files
-    cannot be written, is reported on standard error and skipped.
+    cannot be written, is reported on standard error and skipped. Pictures are read ahead, and another process draws
+    and writes them while the network is at the next ones.
 
     Returns:
         the messages of the pictures that failed.
     """
     record = record or Record(out, {}, resume=False)
     tasks = record.remaining(tasks_of(pictures))
-    photos = prefetch(partial(read_image, upright=model.upright), [task.picture for task in tasks])
-    outcomes = (predict_picture(model, photo.result, task, out, threshold) for task, (_, photo) in zip(tasks, photos))
-    return collect(zip(tasks, outcomes), len(pictures), out, record)
+    with _drawing(len(tasks)) as draw:
+        return collect(zip(tasks, _outcomes(model, tasks, out, threshold, draw)), len(pictures), out, record)
 
 
 def tasks_of(pictures: list[Path]) -> list[Task]:
     return list(map(Task, count(1), pictures, output_names(pictures)))
 
 
-def predict_picture(
-    model: SalientInstanceModel, read: Callable[[], Image.Image], task: Task, out: Path, threshold: float
-) -> Outcome:
-    """Predict one picture and write its overlay and its index mask to `out`; a `UserError` on the way is the outcome."""
+def batches_of(tasks: list[Task], size: int) -> list[list[Task]]:
+    """`tasks` in order, `size` at a time: those that share a run of the network."""
+    return [tasks[start : start + size] for start in range(0, len(tasks), size)]
+
+
+def _outcomes(
+    model: SalientInstanceModel, tasks: list[Task], out: Path, threshold: float, draw: Draw
+) -> Iterator[Outcome]:
+    size = model.config.test.batch_size
+    photos = prefetch(partial(read_image, upright=model.upright), [task.picture for task in tasks], depth=size + 1)
+    waiting: deque[Pending] = deque()
+    for batch in batches_of(tasks, size):
+        reads = [photo.result for _, photo in islice(photos, len(batch))]
+        waiting.extend(predict_batch(model, reads, batch, out, threshold, draw))
+        while len(waiting) > DRAWN_AHEAD:
+            yield _finished(*waiting.popleft())
+    while waiting:
+        yield _finished(*waiting.popleft())
+
+
+def predict_now(
+    model: SalientInstanceModel, reads: list[Callable[[], Image.Image]], tasks: list[Task], out: Path, threshold: float
+) -> list[Outcome]:
+    """Predict the pictures of one run of the network and write their files to `out` before returning."""
+    return [_finished(*pending) for pending in predict_batch(model, reads, tasks, out, threshold, _draw_here)]
+
+
+def predict_batch(
+    model: SalientInstanceModel,
+    reads: list[Callable[[], Image.Image]],
+    tasks: list[Task],
+    out: Path,
+    threshold: float,
+    draw: Draw,
+) -> list[Pending]:
+    """Predict pictures in one run of the network and have `draw` write their files; a `UserError` is the outcome."""
+    photos: dict[int, Image.Image] = {}
+    pending: dict[int, Pending] = {}
+    for position, read in enumerate(reads):
+        try:
+            photos[position] = read()
+        except UserError as error:
+            pending[position] = (Outcome([], str(error)), _nothing)
+    predictions = zip(photos.items(), model.predict_batch(list(photos.values()))) if photos else ()
+    for (position, photo), prediction in predictions:
+        task, shown = tasks[position], prediction.above(threshold)
+        written = draw(Drawing(shown.photo, shown.masks, shown.boxes, shown.scores), out, task.name)
+        results = coco_results(prediction, task.image_id, task.picture.name)
+        pending[position] = (Outcome(results, turned=bool(photo.info.get("turned"))), written)
+    return [pending[position] for position in range(len(tasks))]
+
+
+def write_drawing(drawing: Drawing, out: Path, name: str) -> None:
+    """Write the overlay `NAME.png` and the index mask `NAME_instances.png`; raises `UserError` where that fails."""
+    visualize.save_image(visualize.overlay(*drawing), out / f"{name}.png")
+    visualize.save_index_mask(drawing.masks, out / f"{name}_instances.png")
+
+
+def _finished(outcome: Outcome, written: Callable[[], object]) -> Outcome:
     try:
-        photo = read()
-        prediction = model.predict(photo)
-    except UserError as error:
-        return Outcome([], str(error))
-    try:
-        shown = prediction.above(threshold)
-        drawn = visualize.overlay(shown.photo, shown.masks, shown.boxes, shown.scores)
-        visualize.save_image(drawn, out / f"{task.name}.png")
-        visualize.save_index_mask(shown.masks, out / f"{task.name}_instances.png")
+        written()
     except UserError as error:
         return Outcome([], str(error), unwritten=True)
-    return Outcome(coco_results(prediction, task.image_id, task.picture.name), turned=bool(photo.info.get("turned")))
+    return outcome
+
+
+def _nothing() -> None:
+    """Of a picture without files."""
+
+
+def _draw_here(drawing: Drawing, out: Path, name: str) -> Callable[[], object]:
+    return partial(write_drawing, drawing, out, name)
+
+
+@contextmanager
+def _drawing(pictures: int) -> Iterator[Draw]:
+    """What draws: for more than a few pictures a process, since Jittor holds Python's lock while it computes."""
+    if pictures <= _FEW:
+        yield _draw_here
+        return
+    with WorkerPool(write_drawing, 1, "process that draws", _ADVICE, {"OMP_NUM_THREADS": "1"}, protected_there()) as pool:
+        try:
+            yield lambda drawing, out, name: pool.submit(drawing, out, name).result
+        except WorkerDied as error:
+            raise UserError(str(error)) from error
 
 
 def collect(outcomes: Iterable[tuple[Task, Outcome]], total: int, out: Path, record: Record) -> list[str]:

@@ -98,6 +98,29 @@ def test_other_picture_modes(tmp_path, mode):
     assert image.mode == "RGB" and image.size == (12, 9)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".tif", ".webp", ".jfif"])
+def test_colours_survive_palettes_alpha_and_cmyk(tmp_path, suffix):
+    colours = np.array([(250, 10, 20), (10, 240, 30), (0, 0, 0), (255, 255, 255)], np.uint8)
+    pixels = colours[np.arange(16 * 16).reshape(16, 16) // 8 % 4 // 2 * 2 + (np.arange(16) // 8)[:, None] % 2]
+    picture = Image.fromarray(pixels)
+    forms = {
+        ".png": ["P", "RGBA", "PA"], ".gif": ["P"], ".tif": ["CMYK", "RGBA", "P"], ".webp": ["RGBA"], ".jfif": ["CMYK"],
+    }[suffix]
+    for form in forms:
+        if form in ("P", "PA"):
+            shown = picture.quantize(8)
+        elif form == "RGBA":  # what is transparent has colours too: they count, as released
+            shown = picture.copy()
+            shown.putalpha(Image.fromarray(np.tile(np.arange(0, 256, 16, dtype=np.uint8), (16, 1))))
+        else:
+            shown = picture.convert(form)
+        options = {".png": {"transparency": 0} if form == "PA" else {}, ".webp": {"lossless": True, "exact": True}}
+        shown.save(tmp_path / f"x{suffix}", "JPEG" if suffix == ".jfif" else None, **options.get(suffix, {}))
+        read = np.asarray(transforms.read_image(tmp_path / f"x{suffix}")).astype(int)
+        apart = np.abs(read - pixels)
+        assert np.median(apart) <= 2 and apart.mean() < (12 if suffix == ".jfif" else 2), (form, apart.mean())
+
+
 def test_exif_rotation_is_ignored(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

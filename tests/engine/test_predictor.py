@@ -8,6 +8,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import jrdp
+from jrdp.engine import predict
 from jrdp.engine.pictures import list_pictures, output_names
 from jrdp.engine.predict import coco_results, predict_files
 from jrdp.errors import UserError
@@ -97,6 +98,47 @@ def test_files_of_a_folder(model, golden, tmp_path):
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
     shown = [entry for entry in results if entry["file_name"] == "a_480x320.png" and entry["score"] > 0.2]
     assert index.shape == (320, 480) and 0 < index.max() <= len(shown)
+
+
+def test_files_are_the_same_whoever_draws_and_however_many_share_a_run(model, golden, tmp_path, monkeypatch):
+    good = golden / "imgs" / "b_267x400.png"
+    (tmp_path / "broken.png").write_bytes(good.read_bytes()[:2000])
+    pictures = [good, tmp_path / "broken.png", good]
+    written = {}
+    for name, few, size in (("here", 100, 1), ("process", 0, 1), ("batches", 0, 2)):
+        out = tmp_path / name
+        out.mkdir()
+        (out / "b_267x400.png_2.png").mkdir()  # the third picture's overlay cannot be written
+        monkeypatch.setattr(predict, "_FEW", few)
+        monkeypatch.setattr(model.config.test, "batch_size", size)
+        failed = predict_files(model, pictures, out, 0.2)
+        assert len(failed) == 2 and "broken.png" in failed[0] and "b_267x400.png_2.png: it is a folder" in failed[1]
+        written[name] = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        assert sorted(written[name]) == [
+            "b_267x400.png.png", "b_267x400.png_instances.png", "predictions.json", "predictions.partial.jsonl"
+        ]
+    assert written["here"]["predictions.json"] != b"[]\n"
+    assert written["here"] == written["process"]
+    for name in ("b_267x400.png.png", "predictions.json"):  # one picture was broken, so no run had two of them
+        assert written["batches"][name] == written["here"][name]
+
+
+def test_pictures_that_share_a_run_are_given_to_the_network_together(model, golden, tmp_path, monkeypatch):
+    runs = []
+    whole = type(model).predict_batch
+
+    def counted(self, pictures):
+        runs.append(len(pictures))
+        return whole(self, pictures)
+
+    monkeypatch.setattr(type(model), "predict_batch", counted)
+    monkeypatch.setattr(model.config.test, "batch_size", 2)
+    good = golden / "imgs" / "b_267x400.png"
+    assert predict_files(model, [good] * 3, tmp_path, 0.2) == []
+    assert runs == [2, 1]
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    scores = [[entry["score"] for entry in found if entry["image_id"] == number] for number in (1, 2, 3)]
+    assert scores[0] == scores[1] and np.abs(np.array(scores[0]) - np.array(scores[2])).max() < 1e-4
 
 
 def test_output_names_never_collide(tmp_path):

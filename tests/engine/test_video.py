@@ -1,6 +1,7 @@
 """Predicting a video: every frame, its detections, and the overlaid video; and what cannot be read."""
 
 import json
+import struct
 
 import cv2
 import numpy as np
@@ -65,3 +66,37 @@ def test_videos_and_cameras_are_told_from_pictures(clip, tmp_path):
     others, videos = split_videos([clip, tmp_path / "a.jpg", tmp_path / "7"])
     assert videos == [clip] and others == [tmp_path / "a.jpg", tmp_path / "7"]
     assert split_videos([type(clip)("0")]) == ([], [0])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize("degrees, matrix", [(90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1)), (270, (0, -1, 1, 0))])
+def test_a_video_is_turned_as_its_header_says(model, tmp_path, capsys, suffix, degrees, matrix):
+    path = tmp_path / f"clip{suffix}"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 64))
+    frame = np.zeros((64, 96, 3), np.uint8)
+    frame[:16, :24] = (0, 0, 255)  # red at the top left, BGR
+    writer.write(frame)
+    writer.release()
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44  # QuickTime's track header: a, b, u, c, d, ... in 16.16
+    a, b, c, d = (value << 16 for value in matrix)
+    data[place : place + 20] = struct.pack(">5i", a, b, 0, c, d)
+    path.write_bytes(data)
+
+    seen = []
+
+    class Seen:
+        upright, predict = True, staticmethod(lambda picture: seen.append(picture) or model.predict(picture))
+
+    out = tmp_path / "out"
+    out.mkdir()
+    predict_video(Seen, path, out, "clip", 0.5)
+    height, width = (96, 64) if degrees != 180 else (64, 96)
+    assert seen[0].shape == (height, width, 3)
+    corner = {90: (8, width - 9), 180: (height - 9, width - 9), 270: (height - 9, 8)}[degrees]  # clockwise
+    assert seen[0][corner][0] > 200 and seen[0][corner][1:].max() < 60
+    assert json.loads((out / "clip.json").read_text())["size"] == [height, width]
+    assert f"turned by {degrees} degrees" in capsys.readouterr().out
+    Seen.upright = False
+    predict_video(Seen, path, out, "clip", 0.5)
+    assert seen[1].shape == (64, 96, 3) and seen[1][8, 8][0] > 200
