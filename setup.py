@@ -44,7 +44,7 @@ ONNX = [
 ]
 
 EXTRAS = {
-    "torch": ["torch>=2.0", "torchvision>=0.15"],  # the PyTorch twin of `jrdp compare`; nothing else imports it
+    "torch": ["torch>=2.0"],  # the PyTorch twin of `jrdp compare`; nothing else imports it
     "cuda13": CUDA13,
     "onnx": ONNX,
     "demo": ["gradio>=4.44,<7"],  # the page of `jrdp demo`

@@ -304,7 +304,7 @@ def bench(
         None, "--weights", callback=find_weights, help="Default: synthetic ones."
     ),
     picture: Optional[Path] = typer.Option(None, "--picture", help="Default: a generated one of 720x480."),
-    twin_python: Optional[str] = typer.Option(None, "--twin-python", help="The Python that has torch and torchvision."),
+    twin_python: Optional[str] = typer.Option(None, "--twin-python", help="The Python that has torch."),
     compiled: bool = typer.Option(False, "--compiled", help="Also against the twin compiled with frozen weights."),
     threads: Optional[int] = typer.Option(None, "--threads", min=1, help="Threads of each side; default: all cores."),
     rounds: int = typer.Option(7, "--rounds", min=1, help="Timed rounds; medians are printed."),

@@ -14,7 +14,7 @@ from jrdp.errors import UserError
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--twin-python", help="a Python that has torch and torchvision; without it Jittor alone")
+    parser.add_argument("--twin-python", help="a Python that has torch; without it Jittor alone")
     parser.add_argument("--compiled", action="store_true", help="also against the twin compiled with frozen weights")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)

@@ -16,7 +16,7 @@
 #        train         the training by itself, then AP of its weights; run again, it continues where it stopped
 #
 # Settings (environment):
-#   PYTHON          the interpreter, with torch and torchvision for parity, speed and curves; default python3
+#   PYTHON          the interpreter, with torch for parity, speed and curves; default python3
 #   GPU_WHEELS      folder of the wheels, default gpu_wheels in the clone; GPU_PYTHON: for whom they are, default 3.12
 #   GPU_PIECE       MiB: the wheels are divided among GPU_WHEELS/1, /2, ... of at most so much, default 48
 #   GPU_OUT         folder for logs and json, default gpu_out in the clone

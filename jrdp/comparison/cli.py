@@ -23,7 +23,7 @@ WeightsOption = typer.Option(
     None, "--weights", callback=find_weights, help="Weights for both sides: a file or a name; default: synthetic ones."
 )
 TwinWeightsOption = typer.Option(None, "--twin-weights", callback=find_weights, help="Other weights for the PyTorch side.")
-TwinPythonOption = typer.Option(sys.executable, "--twin-python", help="The Python that has torch and torchvision.")
+TwinPythonOption = typer.Option(sys.executable, "--twin-python", help="The Python that has torch.")
 OutOption = typer.Option(..., "--out", help="Output folder for report.html and report.json.")
 DeviceOption = typer.Option("cpu", "--device", help="cpu or cuda, for both sides.")
 TwinDeviceOption = typer.Option(None, "--twin-device", help="Another device for the PyTorch side; default: --device.")

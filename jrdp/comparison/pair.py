@@ -38,7 +38,7 @@ class Options:
     negative_control: a key of `NEGATIVE_CONTROLS`. precision: the twin's, "float32" or "float64". engine: the Jittor
     side's for prediction, "plain" or "fast". tf32: both sides may use TF32 on a GPU; the configuration's train.tf32 and
     test.tf32 are for runs, and do not make a comparison less exact. twin_device: the twin's, None for `device`: a torch
-    without CUDA can stand beside a Jittor with it.
+    without CUDA can stand beside a Jittor with it. timing: the twin is timed, with compiled operators.
     """
 
     config: Optional[Path] = None
@@ -54,6 +54,7 @@ class Options:
     engine: str = "plain"
     tf32: bool = False
     twin_device: Optional[str] = None
+    timing: bool = False
 
     @property
     def device_of_twin(self) -> str:
@@ -111,7 +112,7 @@ def open_pair(options: Options) -> Iterator[Pair]:
             variant = NEGATIVE_CONTROLS[options.negative_control] if options.negative_control else {}
             theirs = torch.ask(
                 "build", config=values, device=options.device_of_twin, precision=options.precision, variant=variant,
-                tf32=options.tf32,
+                tf32=options.tf32, timing=options.timing,
             )
             with Worker("jittor", sys.executable, folder, options.threads) as jittor:
                 ours = jittor.ask(

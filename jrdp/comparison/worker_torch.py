@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from jrdp.comparison.worker import peak_memory_mb, serve
@@ -10,11 +12,11 @@ from jrdp.errors import UserError
 
 try:
     import torch
-    import torchvision
 except ImportError as missing:
-    raise SystemExit(f"{missing}: give an interpreter that has torch and torchvision with --twin-python") from missing
+    raise SystemExit(f"{missing}: give an interpreter that has torch with --twin-python") from missing
 
 from jrdp.comparison.twin import detect as twin_detect
+from jrdp.comparison.twin import ops
 from jrdp.comparison.twin import train as twin_train
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
 from jrdp.comparison.synthetic import disc_masks
@@ -23,23 +25,53 @@ from jrdp.comparison.twin.results import coco_entries
 from jrdp.config import parse_config
 
 
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass
+class Network:
+    """A network in one precision and the solver that trains it."""
+
+    model: Twin
+    solver: torch.optim.SGD
+    dtype: torch.dtype
+
+
 class TorchBackend:
-    """Holds one network; every method is a command. Paths are files in the comparison's folder."""
+    """Holds one network; every method is a command. Paths are files in the comparison's folder.
+
+    `stages`, `gradients`, `step` and `save` take a `precision`: in another one than the network was built in, they
+    work on a copy of it, made when it is first asked for and trained by itself from then on. Arrays that travel have
+    the precision of their network.
+    """
 
     def build(
-        self, config: dict, device: str, precision: str = "float32", variant: dict | None = None, tf32: bool = False
+        self,
+        config: dict,
+        device: str,
+        precision: str = "float32",
+        variant: dict | None = None,
+        tf32: bool = False,
+        timing: bool = False,
     ) -> dict:
-        """Make the network; returns versions and the tensors' shapes in order. tf32: on a GPU, for float32 products."""
+        """Make the network; returns versions and the tensors' shapes in order.
+
+        tf32: on a GPU, for float32 products. timing: use torchvision's compiled operators, where it is installed.
+        """
+        self.versions = {"torch": torch.__version__}
+        if timing:
+            self.versions["torchvision"] = ops.use_torchvision() or "none: operators in plain torch"
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("no CUDA device for torch; leave out --device cuda")
         self.device = torch.device("cuda" if device == "cuda" else "cpu")
-        self.dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
+        self.precision, self.dtype = precision, DTYPES[precision]
+        self.others: dict[str, Network] = {}
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         self.config = parse_config(config, "of the comparison")
         self.model = Twin(self.config.model, Variant(**(variant or {}))).to(self.device, self.dtype)
         self.solver = twin_train.optimizer(self.model, self.config.solver)
         return {
-            "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+            "versions": self.versions,
             "threads": torch.get_num_threads(),
             "shapes": {name: list(value.shape) for name, value in self.model.state_dict().items()},
             "trainable": [name for name, value in self.model.named_parameters() if value.requires_grad],
@@ -48,28 +80,42 @@ class TorchBackend:
     def load(self, state: str) -> None:
         """Fill every tensor from an .npz, strictly, and start training anew."""
         arrays = load_arrays(state)
-        self.model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()}, strict=True)
-        self.solver = twin_train.optimizer(self.model, self.config.solver)
+        self._fill({name: torch.from_numpy(value) for name, value in arrays.items()})
 
     def load_checkpoint(self, path: str) -> None:
         """Fill every tensor from a .pth as torch reads it (no pickled code), strictly; as the released code would."""
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = content.get("model", content)
         state = {name[len("module.") :] if name.startswith("module.") else name: v for name, v in state.items()}
+        self._fill(state)
+
+    def _fill(self, state: dict[str, torch.Tensor]) -> None:
         self.model.load_state_dict(state, strict=True)
         self.solver = twin_train.optimizer(self.model, self.config.solver)
+        self.others.clear()
 
-    def save(self, out: str) -> None:
-        """All tensors, as float32, by name."""
-        state = self.model.state_dict()
-        save_arrays(out, {name: value.detach().float().cpu().numpy() for name, value in state.items()})
+    def network(self, precision: str | None = None) -> Network:
+        """The network in this precision, None for its own."""
+        if precision in (None, self.precision):
+            return Network(self.model, self.solver, self.dtype)
+        if precision not in self.others:
+            model = copy.deepcopy(self.model).to(DTYPES[precision])
+            solver = twin_train.optimizer(model, self.config.solver)
+            self.others[precision] = Network(model, solver, DTYPES[precision])
+        return self.others[precision]
 
-    def stages(self, batch: str, out: str, rois: str | None = None) -> None:
+    def save(self, out: str, precision: str | None = None) -> None:
+        """All tensors by name."""
+        state = self.network(precision).model.state_dict()
+        save_arrays(out, {name: value.detach().cpu().numpy() for name, value in state.items()})
+
+    def stages(self, batch: str, out: str, rois: str | None = None, precision: str | None = None) -> None:
         """Every stage, mask stages on the given RoIs, and what `detect` finds."""
-        images, sizes, _ = self._batch(batch)
+        network = self.network(precision)
+        images, sizes, _ = self._batch(batch, network.dtype)
         given = None if rois is None else torch.from_numpy(load_arrays(rois)["rois"]).to(images)
-        stages = twin_detect.stages(self.model, images, sizes, given)
-        found = twin_detect.detect(self.model, images, sizes)
+        stages = twin_detect.stages(network.model, images, sizes, given)
+        found = twin_detect.detect(network.model, images, sizes)
         save_arrays(out, {**{n: v.cpu().numpy() for n, v in stages.items()}, **_detections(found)})
 
     def results(self, batch: str, category_id: int) -> dict[str, list[dict]]:
@@ -86,21 +132,23 @@ class TorchBackend:
             masks += mask_part
         return {"bbox": boxes, "segm": masks}
 
-    def gradients(self, batch: str, out: str) -> dict[str, float]:
+    def gradients(self, batch: str, out: str, precision: str | None = None) -> dict[str, float]:
         """The four losses of a batch and the gradient of every trainable parameter, without an update."""
-        images, sizes, targets = self._batch(batch)
-        self.solver.zero_grad(set_to_none=True)
-        parts = twin_train.losses(self.model, images, sizes, targets)
+        network = self.network(precision)
+        images, sizes, targets = self._batch(batch, network.dtype)
+        network.solver.zero_grad(set_to_none=True)
+        parts = twin_train.losses(network.model, images, sizes, targets)
         sum(parts.values()).backward()
-        grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        grads = {name: p.grad for name, p in network.model.named_parameters() if p.grad is not None}
         save_arrays(out, {name: grad.cpu().numpy() for name, grad in grads.items()})
         return {name: value.item() for name, value in parts.items()}
 
-    def step(self, batch: str, iteration: int) -> dict[str, float]:
+    def step(self, batch: str, iteration: int, precision: str | None = None) -> dict[str, float]:
         """One SGD step; returns the four losses before it."""
-        images, sizes, targets = self._batch(batch)
+        network = self.network(precision)
+        images, sizes, targets = self._batch(batch, network.dtype)
         return twin_train.train_step(
-            self.model, self.solver, self.config.solver, iteration, images, sizes, targets
+            network.model, network.solver, self.config.solver, iteration, images, sizes, targets
         )
 
     def prepare_timing(self, batch: str, rois: str, compiled: bool) -> list[str]:
@@ -182,17 +230,17 @@ class TorchBackend:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def _batch(self, path: str):
+    def _batch(self, path: str, dtype: torch.dtype | None = None):
         batch, targets = load_batch(path)
-        return torch.from_numpy(batch.images).to(self.device, self.dtype), batch.sizes, targets
+        return torch.from_numpy(batch.images).to(self.device, dtype or self.dtype), batch.sizes, targets
 
 
 def _detections(found: list) -> dict[str, Any]:
     out = {}
     for image, (boxes, scores, masks) in enumerate(found):
-        out[f"detections/{image}/boxes"] = boxes.float().cpu().numpy()
-        out[f"detections/{image}/scores"] = scores.float().cpu().numpy()
-        out[f"detections/{image}/masks"] = masks.float().cpu().numpy()
+        out[f"detections/{image}/boxes"] = boxes.cpu().numpy()
+        out[f"detections/{image}/scores"] = scores.cpu().numpy()
+        out[f"detections/{image}/masks"] = masks.cpu().numpy()
     return out
 
 

@@ -1,4 +1,4 @@
-"""The PyTorch twin against the released network's numbers; runs where torch and torchvision are installed."""
+"""The PyTorch twin against the released network's numbers; runs where torch is installed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 torch = pytest.importorskip("torch", reason="the PyTorch twin needs the extra [torch]")
-pytest.importorskip("torchvision", reason="the PyTorch twin needs the extra [torch]")
 
 from jrdp.comparison.twin import detect as twin_detect  # noqa: E402
+from jrdp.comparison.twin import ops as twin_ops  # noqa: E402
 from jrdp.comparison.twin import results as twin_results  # noqa: E402
 from jrdp.comparison.twin.model import STRIDES, Twin  # noqa: E402
 from jrdp.config import FcosConfig, ModelConfig  # noqa: E402
@@ -112,9 +112,7 @@ def test_nms_is_the_released_one(golden):
     assert checked == 84
 
 
-def test_torchvision_roi_align_is_the_legacy_one(golden):
-    from torchvision.ops import roi_align
-
+def test_roi_align_is_the_legacy_one(golden):
     ops = np.load(golden / "ops.npz")
     differs_when_aligned = 0
     for case in range(40):
@@ -122,13 +120,90 @@ def test_torchvision_roi_align_is_the_legacy_one(golden):
         scale, size, ratio = part["scale_pooled_sr"]
         x = torch.from_numpy(part["x"]).requires_grad_()
         rois = torch.from_numpy(part["rois"])
-        y = roi_align(x, rois, int(size), float(scale), int(ratio), aligned=False)
+        y = twin_ops.roi_align(x, rois, int(size), float(scale), int(ratio))
         y.backward(torch.from_numpy(part["gy"]))
         np.testing.assert_allclose(y.detach(), part["y"], atol=1e-4)
         np.testing.assert_allclose(x.grad, part["gx"], atol=1e-4 * max(1.0, np.abs(part["gx"]).max()))
-        shifted = roi_align(x.detach(), rois, int(size), float(scale), int(ratio), aligned=True)
+        shifted = twin_ops.roi_align(x.detach(), rois, int(size), float(scale), int(ratio), aligned=True)
         differs_when_aligned += not np.allclose(shifted, part["y"], atol=1e-3)
     assert differs_when_aligned == 40
+
+
+def sampled(x, roi, size, scale, ratio, aligned):
+    """RoIAlign of one RoI by loops, in Python's own numbers: [C, size, size]."""
+    shift = 0.5 if aligned else 0.0
+    x1, y1, x2, y2 = (float(v) * scale - shift for v in roi)
+    least = 0.0 if aligned else 1.0
+    width, height = max(x2 - x1, least) / size, max(y2 - y1, least) / size
+    out = np.zeros((x.shape[0], size, size))
+    for i in range(size):
+        for j in range(size):
+            for a in range(ratio):
+                for b in range(ratio):
+                    v, u = y1 + (i + (a + 0.5) / ratio) * height, x1 + (j + (b + 0.5) / ratio) * width
+                    if not (-1 <= v <= x.shape[1] and -1 <= u <= x.shape[2]):
+                        continue
+                    v, u = min(max(v, 0), x.shape[1] - 1), min(max(u, 0), x.shape[2] - 1)
+                    top, left = int(v), int(u)
+                    bottom, right = min(top + 1, x.shape[1] - 1), min(left + 1, x.shape[2] - 1)
+                    p, q = v - top, u - left
+                    above = (1 - q) * x[:, top, left] + q * x[:, top, right]
+                    below = (1 - q) * x[:, bottom, left] + q * x[:, bottom, right]
+                    out[:, i, j] += ((1 - p) * above + p * below) / ratio**2
+    return out
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_roi_align_of_a_batch_is_the_definition_and_its_gradient(aligned):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, 3, 7, 9))
+    corners = generator.uniform([-20, -20], [80, 60], (12, 2))
+    rois = np.concatenate([corners, corners + generator.uniform(0, 40, (12, 2))], axis=1)
+    images = generator.integers(0, 2, 12)  # in no order
+    tensor = torch.from_numpy(x).requires_grad_()
+    given = torch.from_numpy(np.insert(rois, 0, images, axis=1))
+    found = twin_ops.roi_align(tensor, given, 4, 0.125, 2, aligned)
+    expected = [sampled(x[image], roi, 4, 0.125, 2, aligned) for image, roi in zip(images, rois)]
+    np.testing.assert_allclose(found.detach(), expected, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda t: twin_ops.roi_align(t, given, 4, 0.125, 2, aligned), tensor)
+    assert twin_ops.roi_align(tensor, given[:0], 4, 0.125, 2).shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize("plus_one", [True, False])
+def test_nms_is_the_greedy_loop(plus_one):
+    generator = np.random.default_rng(1)
+    corners = generator.uniform(0, 60, (400, 2))
+    boxes = np.concatenate([corners, corners + generator.uniform(0, 30, (400, 2))], axis=1)
+    scores = np.round(generator.uniform(size=400), 2)  # with ties
+    one = torch.from_numpy(boxes)
+    iou = twin_ops.iou(one, one, plus_one).numpy()
+    kept, removed = [], np.zeros(400, bool)
+    for index in np.argsort(-scores, kind="stable"):
+        if not removed[index]:
+            kept.append(index)
+            removed |= iou[index] > 0.5
+    found = twin_ops.nms(torch.from_numpy(boxes), torch.from_numpy(scores), 0.5, plus_one)
+    assert 20 < len(kept) < 380
+    np.testing.assert_array_equal(found, sorted(kept))
+    nothing = torch.zeros(0)
+    assert len(twin_ops.nms(nothing.reshape(0, 4), nothing, 0.5)) == 0
+
+
+def test_operators_equal_those_of_torchvision():
+    compiled = pytest.importorskip("torchvision.ops")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 8, 20, 30, generator=generator, dtype=torch.float64)
+    corners = torch.rand(50, 2, generator=generator, dtype=torch.float64) * 200
+    extent = torch.rand(50, 2, generator=generator, dtype=torch.float64) * 80
+    boxes = torch.cat([corners, corners + extent], dim=1)
+    rois = torch.cat([torch.arange(50)[:, None] % 2, boxes], dim=1)
+    for aligned in (False, True):
+        for ratio in (0, 2):
+            theirs = compiled.roi_align(x, rois, 8, 0.125, ratio, aligned=aligned)
+            torch.testing.assert_close(twin_ops.roi_align(x, rois, 8, 0.125, ratio, aligned), theirs)
+    scores = torch.rand(50, generator=generator, dtype=torch.float64)
+    theirs = compiled.nms(boxes, scores, 0.3).sort().values
+    torch.testing.assert_close(twin_ops.nms(boxes, scores, 0.3, plus_one=False), theirs)
 
 
 @pytest.mark.parametrize("case", ["many", "batch2", "ties"])

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the PyTorch twin needs the extra [torch]")
-pytest.importorskip("torchvision", reason="the PyTorch twin needs the extra [torch]")
 
 from jrdp.comparison.twin import train as twin_train  # noqa: E402
 from jrdp.comparison.twin.model import Twin  # noqa: E402

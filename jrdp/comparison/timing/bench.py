@@ -173,7 +173,7 @@ def _prepare(options: BenchOptions, file, config: Config, sides: dict[str, Worke
             shapes = {name: tuple(shape) for name, shape in built["shapes"].items()}
             save_arrays(inputs.state, _state(options, file, shapes))
         else:
-            built = worker.ask("build", config=values, device="cpu")
+            built = worker.ask("build", config=values, device="cpu", timing=True)
         versions.update(built["versions"])
         worker.ask("load", state=str(inputs.state))
         worker.ask("prepare_timing", batch=str(inputs.batch), rois=str(inputs.rois), compiled=False)
@@ -203,7 +203,7 @@ def _against_compiled(
     with Worker("jittor-bench", sys.executable, folder, threads) as ours:
         with Worker("torch-bench", options.twin_python, folder, threads) as theirs:
             ours.ask("build", config=values, device="cpu", engine=options.engine)
-            theirs.ask("build", config=values, device="cpu")
+            theirs.ask("build", config=values, device="cpu", timing=True)
             for worker, compiled in ((ours, False), (theirs, True)):
                 worker.ask("load", state=str(inputs.state))
                 worker.ask("prepare_timing", batch=str(inputs.batch), rois=str(inputs.rois), compiled=compiled)

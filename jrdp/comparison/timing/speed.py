@@ -33,7 +33,7 @@ def compare_speed(
     In each round every part runs once in Jittor and once in PyTorch, the first of the two changing from round to
     round. A ratio is the median of the rounds' own ratios, so that a slow moment of the machine meets both sides.
     """
-    options.threads = options.threads or os.cpu_count()
+    options.threads, options.timing = options.threads or os.cpu_count(), True
     report = Report("Speed: Jittor against PyTorch")
     with open_pair(options) as pair:
         make_folder(out)  # a folder that cannot be written to is noticed before the work

@@ -8,9 +8,9 @@ from jrdp.comparison.worker import peak_memory_mb, serve
 from jrdp.comparison.worker_torch import TorchBackend
 
 import torch  # noqa: E402  (worker_torch says what to do where there is none)
-from torchvision.ops import roi_align
 
 from jrdp.comparison.twin import detect as twin_detect
+from jrdp.comparison.twin import ops
 from jrdp.comparison.exchange import load_arrays
 from jrdp.comparison.twin.results import coco_entries
 from jrdp.config import Config
@@ -33,7 +33,7 @@ class TorchBench(TorchBackend):
         def pool(features):
             sizes = (32, 16, 8, 4, 4)
             return [
-                roi_align(x, rois, size, 1 / (8 << k), 2, aligned=False)
+                ops.roi_align(x, rois, size, 1 / (8 << k), 2)
                 for k, (x, size) in enumerate(zip(features, sizes))
             ]
 
@@ -63,7 +63,7 @@ class TorchBench(TorchBackend):
 
     def predict_once(self, config: dict, state: str, picture: str, engine: str) -> dict:
         """The first picture in a new process."""
-        self.build(config, "cpu")
+        self.build(config, "cpu", timing=True)
         self.load(state)
         with torch.no_grad():
             found = self._predict(picture, self.config)

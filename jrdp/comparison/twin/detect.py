@@ -5,21 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import nms as torchvision_nms
 
+from jrdp.comparison.twin import ops
 from jrdp.comparison.twin.model import RELEASED, STRIDES, Trunk, Twin, Variant
 from jrdp.config import FcosConfig
 
 
 def legacy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, plus_one: bool = True) -> Tensor:
-    """Greedy suppression at IoU > threshold with the legacy widths x2 - x1 + 1; kept indices [K], ascending.
-
-    A box with the +1 is the plain box up to x2 + 1, y2 + 1, so torchvision's operator serves; the threshold is rounded
-    to float32 as released. Equal scores keep their order.
-    """
-    grown = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0]) if plus_one else boxes
-    kept = torchvision_nms(grown, scores, float(np.float32(iou_threshold)))
-    return kept.sort().values
+    """`ops.nms` with the threshold rounded to float32, as released: kept indices [K], ascending."""
+    return ops.nms(boxes, scores, float(np.float32(iou_threshold)), plus_one)
 
 
 def locations(height: int, width: int, stride: int, like: Tensor) -> Tensor:
@@ -52,7 +46,7 @@ def candidates(
         score = score.sqrt()
     distances = reg.flatten(2).permute(0, 2, 1)  # [N, h * w, 4]
     highest = probability.max()
-    threshold = torch.tensor(config.pre_nms_threshold, dtype=probability.dtype, device=probability.device)
+    threshold = float(np.float32(config.pre_nms_threshold))  # rounded as released, in float64 too
     chosen = probability > threshold if bool(highest > threshold) else probability >= highest
     out = []
     for image, (height, width) in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""RDPNet once more, in plain torch and torchvision: an independent witness for the Jittor network.
+"""RDPNet once more, in plain torch: an independent witness for the Jittor network.
 
 Legend of shapes: N images, H x W padded network input (multiples of 32), h_l x w_l the map of level l = 3..7 with
 stride 2^l, R RoIs of all images together. Parameter names, order and shapes are those of the released checkpoints, so
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
+from jrdp.comparison.twin import ops
 from jrdp.config import ModelConfig
 from jrdp.errors import UserError
 
@@ -256,9 +256,8 @@ class MaskFeatures(nn.Module):
 
     def pool(self, inner: dict[str, Tensor], rois: Tensor) -> dict[str, Tensor]:
         """`mask_roi_k`: [R, 128, S, S] with S of `MASK_ROI_SIZES`; rois [R, 5] as (image, x1, y1, x2, y2)."""
-        # torchvision's aligned=False is the legacy operator: no half-pixel shift, RoIs at least one feature pixel wide.
         return {
-            f"mask_roi_{k}": roi_align(inner[f"mask_inner_{k}"], rois, size, 1.0 / stride, 2, aligned=self.aligned)
+            f"mask_roi_{k}": ops.roi_align(inner[f"mask_inner_{k}"], rois, size, 1.0 / stride, 2, self.aligned)
             for k, (size, stride) in enumerate(zip(MASK_ROI_SIZES, STRIDES), start=1)
         }
 
