@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import reprlib
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Callable, Literal, Optional
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jrdp.errors import UserError
 from jrdp.files import refuse_special
+from jrdp.import_path import is_import_path
 from jrdp.yaml_values import parse_yaml
 
-BackboneName = Literal["r50", "r101", "x101"]
+BACKBONES = ("r50", "r101", "x101")
+ENHANCEMENTS = ("none", "progressive", "dense", "regularized", "top_down_regularized", "pa", "nas_fpn", "bifpn")
+
+
+def _one_of(*names: str) -> Callable[[str], str]:
+    """A check that a value is one of `names`, or names a class of one's own as `package.module:Class`."""
+
+    def check(value: str) -> str:
+        if value not in names and not is_import_path(value):
+            raise ValueError(f"should be {', '.join(names)}, or one of your own as package.module:Class")
+        return value
+
+    return check
+
 
 # Numbers have bounds, so that none asks for more memory, processes or bits than any machine has.
 Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
@@ -29,14 +43,20 @@ class Section(BaseModel):
 
 
 class BackboneConfig(Section):
-    """ResNet-50, ResNet-101 or ResNeXt-101 32x8d with frozen batch norm."""
+    """ResNet-50, ResNet-101 or ResNeXt-101 32x8d with frozen batch norm; or a class of one's own by its import path."""
 
-    name: BackboneName = "r50"
+    name: Annotated[str, AfterValidator(_one_of(*BACKBONES))] = "r50"
     # Where a stage halves the map: in its first 1x1 (MSRA ResNets) or in its 3x3 (ResNeXt, torchvision).
     # None means as released: true for r50 and r101, false for x101.
     stride_in_1x1: Optional[bool] = None
     # 2: the stem and the first stage keep their ImageNet weights, as released; 0 trains everything.
     freeze_at: int = Field(2, ge=0, le=5)
+
+    @model_validator(mode="after")
+    def _stride_is_ours(self) -> BackboneConfig:
+        if is_import_path(self.name) and self.stride_in_1x1 is not None:
+            raise ValueError(f"stride_in_1x1 is for {', '.join(BACKBONES)}; {self.name} decides by itself where it halves maps")
+        return self
 
     @property
     def strides_in_1x1(self) -> bool:
@@ -46,9 +66,8 @@ class BackboneConfig(Section):
 class PyramidConfig(Section):
     """The FPN and what enhances it (Sec. III-B of the paper)."""
 
-    enhancement: Literal[
-        "none", "progressive", "dense", "regularized", "top_down_regularized", "pa", "nas_fpn", "bifpn"
-    ] = "regularized"
+    # A class of one's own, by its import path, is derived from `jrdp.models.fpn.FPN`.
+    enhancement: Annotated[str, AfterValidator(_one_of(*ENHANCEMENTS))] = "regularized"
     levels: Literal["p3-p5", "p3-p7"] = "p3-p7"  # the levels that the enhancement covers
     upsample: Literal["nearest", "bilinear"] = "nearest"  # the FPN's top-down path; the paper says bilinear
     fusion: Literal["1x1_3x3", "3x3"] = "1x1_3x3"  # as released; the paper (Eq. 8) has one 3x3
@@ -202,6 +221,12 @@ def parse_config(values: dict, where: str) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(f"config {where}: " + "; ".join(_explain(item) for item in error.errors())) from error
+
+
+def own_parts(model: ModelConfig) -> dict[str, str]:
+    """The import paths in a configuration of the network, by their keys."""
+    paths = {"model.backbone.name": model.backbone.name, "model.pyramid.enhancement": model.pyramid.enhancement}
+    return {key: path for key, path in paths.items() if is_import_path(path)}
 
 
 def dump_config(config: Config) -> str:

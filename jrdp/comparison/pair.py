@@ -16,7 +16,7 @@ from jrdp import interchange
 from jrdp.comparison.exchange import save_arrays
 from jrdp.comparison.process import Worker
 from jrdp.comparison.synthetic import synthetic_state
-from jrdp.config import Config, load_config, parse_config
+from jrdp.config import Config, load_config, own_parts, parse_config
 from jrdp.errors import UserError
 
 # Mistakes that the twin can be given, to show that a comparison notices them; see `twin.Variant`.
@@ -136,7 +136,18 @@ def open_pair(options: Options) -> Iterator[Pair]:
 
 
 def resolve_config(file, options: Options) -> Config:
-    """The configuration given, else the one in the weight file, else what its tensors tell, else the defaults."""
+    """The configuration given, else the one in the weight file, else what its tensors tell, else the defaults.
+
+    Raises:
+        UserError: for a backbone or a pyramid of one's own: the twin does not have it.
+    """
+    config = _config_of(file, options)
+    for key, name in own_parts(config.model).items():
+        raise UserError(f"the PyTorch twin has only the released network, not {key} = {name}")
+    return config
+
+
+def _config_of(file, options: Options) -> Config:
     if options.config is not None or file is None:
         return load_config(options.config, options.settings)
     stored = file.metadata.get("config")

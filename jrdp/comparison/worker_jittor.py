@@ -100,11 +100,11 @@ class JittorBackend:
 
     def _plain_parts(self, boxes: np.ndarray) -> dict[str, Callable[[], Any]]:
         from jrdp.models.fcos_decode import decode_vars
-        from jrdp.models.fpn import LEVELS
+        from jrdp.models.shapes import LEVELS
 
         model, images, rois = self.model, self.jt.array(self.batch.images), self.jt.array(boxes)
         body, fpn, head, masks = model.backbone.body, model.backbone.fpn, model.rpn.head, model.roi_heads.mask
-        _, c3, c4, c5 = body(images)
+        c3, c4, c5 = body(images)[-3:]
         stages: dict[str, Any] = {}
         levels = fpn(c3, c4, c5, stages)
         plain = [stages[f"P{level}"] for level in LEVELS]
@@ -129,7 +129,7 @@ class JittorBackend:
     def _fast_parts(self, rois: np.ndarray) -> dict[str, Callable[[], Any]]:
         from jrdp.fast.network import to_nhwc
         from jrdp.models.fcos_decode import decode
-        from jrdp.models.fpn import LEVELS
+        from jrdp.models.shapes import LEVELS
 
         fast, images = self.fast, self.batch.images
         maps = fast.backbone(to_nhwc(images))

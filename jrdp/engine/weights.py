@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from jrdp import interchange
-from jrdp.config import Config, load_config, parse_config
+from jrdp.config import Config, load_config, own_parts, parse_config
 from jrdp.errors import UserError
+from jrdp.import_path import is_imported
 from jrdp.interchange import WeightFile
 from jrdp.interchange.tensors import as_float32
 
@@ -31,7 +32,8 @@ def config_of(file: WeightFile, config: str | Path | Config | None, overrides: l
     """The configuration for a weight file: given, else stored in the file, else inferred from its tensors.
 
     Raises:
-        UserError: for a bad configuration, and when pixels or strides would not be those of the weights.
+        UserError: for a bad configuration, when pixels or strides would not be those of the weights, and when the file
+            names code (a backbone of one's own) that nobody asked for and that is not imported yet.
     """
     if isinstance(config, Config):
         chosen = load_config(None, overrides, base=config) if overrides else config
@@ -40,8 +42,20 @@ def config_of(file: WeightFile, config: str | Path | Config | None, overrides: l
     else:
         stored = file.metadata.get("config") or interchange.infer_config(file)
         chosen = load_config(None, overrides, base=parse_config(stored, f"stored in {file.path}"))
+        _refuse_unasked_code(file, chosen, overrides)
     check_preprocessing(file, chosen)
     return chosen
+
+
+def _refuse_unasked_code(file: WeightFile, config: Config, overrides: list[str]) -> None:
+    """Weights hold no code, and which code is run because of them is for who loads them to say."""
+    asked = {override.partition("=")[0].strip() for override in overrides}
+    for key, path in own_parts(config.model).items():
+        if key not in asked and not is_imported(path):
+            raise UserError(
+                f"{file.path} was trained with code of its own, {path}: to run that code, add --set {key}={path} or give "
+                "the --config it was trained with"
+            )
 
 
 def check_finite(tensors: dict, path: str | Path | None) -> None:

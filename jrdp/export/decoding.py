@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jrdp.config import FcosConfig
 from jrdp.export.graph import Graph
-from jrdp.export.network import STRIDES
+from jrdp.models.shapes import STRIDES
 
 
 def decode(

@@ -7,13 +7,8 @@ from __future__ import annotations
 
 from jrdp.config import InputConfig, ModelConfig
 from jrdp.export.graph import Graph
-from jrdp.interchange.layout import blocks_of
+from jrdp.models.shapes import ENHANCED_LEVELS, MASK_SAMPLING_RATIO, MASK_SIZES, RESNETS, SALIENT, STRIDES, TOWER_DEPTH
 
-LEVELS = (3, 4, 5, 6, 7)
-STRIDES = (8, 16, 32, 64, 128)  # of P3..P7 against the network input
-MASK_SIZES = (32, 16, 8, 4, 4)  # bins a side that a RoI is pooled to from P'3..P'7
-SAMPLING_RATIO = 2
-SALIENT = 1  # the channel of the mask predictor that counts
 ENHANCEMENTS = ("none", "progressive", "dense", "regularized", "top_down_regularized", "pa")
 _FPN = "backbone.fpn"
 
@@ -37,11 +32,11 @@ def preprocess(graph: Graph, image: str, config: InputConfig) -> str:
 def backbone(graph: Graph, x: str, config: ModelConfig) -> list[str]:
     """Images -> C3, C4, C5."""
     body = "backbone.body"
-    groups = 32 if config.backbone.name == "x101" else 1
+    shape = RESNETS[config.backbone.name]
     x = graph.op("Relu", graph.frozen(x, f"{body}.stem.conv1", f"{body}.stem.bn1", stride=2))
     x = graph.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     maps = []
-    for k, blocks in enumerate(blocks_of(config.backbone.name)):
+    for k, blocks in enumerate(shape.blocks):
         for block in range(blocks):
             stride = 2 if block == 0 and k > 0 else 1
             first, second = (stride, 1) if config.backbone.strides_in_1x1 else (1, stride)
@@ -50,7 +45,7 @@ def backbone(graph: Graph, x: str, config: ModelConfig) -> list[str]:
             if block == 0:
                 shortcut = graph.frozen(x, f"{name}.downsample.0", f"{name}.downsample.1", stride)
             y = graph.op("Relu", graph.frozen(x, f"{name}.conv1", f"{name}.bn1", first))
-            y = graph.op("Relu", graph.frozen(y, f"{name}.conv2", f"{name}.bn2", second, groups))
+            y = graph.op("Relu", graph.frozen(y, f"{name}.conv2", f"{name}.bn2", second, shape.groups))
             y = graph.frozen(y, f"{name}.conv3", f"{name}.bn3")
             x = graph.op("Relu", graph.op("Add", y, shortcut))
         maps.append(x)
@@ -67,7 +62,7 @@ def pyramid(graph: Graph, maps: list[str], config: ModelConfig) -> list[str]:
     levels = [graph.layer(top, f"{_FPN}.fpn_layer{k}") for k, top in zip((2, 3, 4), (top3, top4, top5))]
     levels.append(graph.layer(levels[2], f"{_FPN}.top_blocks.p6", stride=2))
     levels.append(graph.layer(graph.op("Relu", levels[3]), f"{_FPN}.top_blocks.p7", stride=2))
-    count = 3 if config.pyramid.levels == "p3-p5" else 5
+    count = len(ENHANCED_LEVELS[config.pyramid.levels])
     return _enhance(graph, levels[:count], config) + levels[count:]
 
 
@@ -116,7 +111,7 @@ def head(graph: Graph, levels: list[str]) -> list[tuple[str, str, str]]:
         towers = []
         for tower in ("cls_tower", "bbox_tower"):
             y = x
-            for layer in range(4):
+            for layer in range(TOWER_DEPTH):
                 y = graph.normalised(y, f"{name}.{tower}.{3 * layer}", f"{name}.{tower}.{3 * layer + 1}")
             towers.append(y)
         cls, box = towers
@@ -137,7 +132,7 @@ def masks(graph: Graph, levels: list[str], boxes: str, name: str) -> str:
         pooled.append(
             graph.op(  # "output_half_pixel" is the legacy RoIAlign: no shift of half a pixel, at least one pixel wide
                 "RoiAlign", x, boxes, image, coordinate_transformation_mode="output_half_pixel", mode="avg",
-                output_height=size, output_width=size, sampling_ratio=SAMPLING_RATIO, spatial_scale=1 / stride,
+                output_height=size, output_width=size, sampling_ratio=MASK_SAMPLING_RATIO, spatial_scale=1 / stride,
             )
         )
     x = graph.op("Add", pooled[4], pooled[3])

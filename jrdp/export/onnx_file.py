@@ -13,6 +13,7 @@ from jrdp.engine.weights import config_of
 from jrdp.errors import UserError
 from jrdp.files import write_bytes
 from jrdp.interchange.layout import network_layout
+from jrdp.models.shapes import RESNETS
 
 
 def export(
@@ -46,6 +47,8 @@ def unsupported(config: ModelConfig) -> str | None:
     """Why this network cannot be exported; None when it can."""
     from jrdp.export.network import ENHANCEMENTS
 
+    if config.backbone.name not in RESNETS:
+        return f"it does not know model.backbone.name: {config.backbone.name}, only {', '.join(RESNETS)}"
     if config.pyramid.enhancement not in ENHANCEMENTS:
         known = ", ".join(ENHANCEMENTS)
         return f"it does not know model.pyramid.enhancement: {config.pyramid.enhancement}, only {known}"

@@ -16,18 +16,18 @@ from jrdp.fast import operators
 from jrdp.interchange.layout import LAST_SCALE, network_layout
 from jrdp.fast.layers import Convolution, NormalisedConvolution, fold_batch_norm
 from jrdp.models.fcos_decode import Detections, decode, sigmoid
-from jrdp.models.fpn import LEVELS, STRIDES
-from jrdp.models.resnet import SHAPES
+from jrdp.models.shapes import ENHANCED_LEVELS, LEVELS, MASK_SIZES, RESNETS, STRIDES
 from jrdp.structures import ImageBatch, Instances
 
 ENHANCEMENTS = ("none", "progressive", "dense", "regularized")
-MASK_SIZES = (32, 16, 8, 4, 4)  # bins a side that a RoI is pooled to from P'3..P'7
 
 
 def unsupported(config: ModelConfig) -> str | None:
     """Why the engine cannot run this configuration here; None when it can."""
     if operators.onednn_home() is None:
         return "oneDNN is not installed"
+    if config.backbone.name not in RESNETS:
+        return f"it does not know model.backbone.name: {config.backbone.name}"
     if config.pyramid.enhancement not in ENHANCEMENTS:
         return f"it does not know model.pyramid.enhancement: {config.pyramid.enhancement}"
     if config.pyramid.upsample != "nearest":
@@ -189,7 +189,7 @@ class _Backbone:
 
     def __init__(self, weights: _Weights, config: ModelConfig):
         body = "backbone.body"
-        shape = SHAPES[config.backbone.name]
+        shape = RESNETS[config.backbone.name]
         self.stem = weights.folded(f"{body}.stem.conv1", f"{body}.stem.bn1", stride=2)
         self.layers = []
         for k, count in enumerate(shape.blocks):
@@ -216,7 +216,7 @@ class _Pyramid:
     """C3, C4, C5 -> P'3..P'7, each `[N, H / s, W / s, 256]`."""
 
     def __init__(self, weights: _Weights, config: ModelConfig):
-        fpn, count = "backbone.fpn", 3 if config.pyramid.levels == "p3-p5" else 5
+        fpn, count = "backbone.fpn", len(ENHANCED_LEVELS[config.pyramid.levels])
         self.enhancement = config.pyramid.enhancement
         self.inner = [weights.convolution(f"{fpn}.fpn_inner{k}") for k in (2, 3, 4)]  # C3, C4, C5
         self.layer = [weights.convolution(f"{fpn}.fpn_layer{k}") for k in (2, 3, 4)]

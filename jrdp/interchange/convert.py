@@ -8,9 +8,11 @@ from typing import Mapping, Optional
 
 from jrdp.config import Config, parse_config
 from jrdp.errors import UserError
+from jrdp.import_path import is_import_path
 from jrdp.interchange import native, training, weight_file
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.layout import Entry, backbone_layout, network_layout
+from jrdp.models.shapes import RESNETS
 from jrdp.interchange.matching import match
 from jrdp.interchange.training import TrainingState
 from jrdp.interchange.weight_file import WeightFile
@@ -83,6 +85,12 @@ def expected_layout(file: WeightFile) -> list[Entry]:
     """
     look = file.likeness
     if not look.backbone:
+        config = _config_of(file)
+        if config is not None and is_import_path(config.model.backbone.name):
+            raise UserError(
+                f"{file.path} has a backbone of its own, {config.model.backbone.name}: only networks with "
+                f"{', '.join(RESNETS)} can be converted"
+            )
         names = ", ".join(name[:80] for name in list(file.tensors)[:3])
         looks = f" (it looks like {look})" if look.backbone is None else ""
         raise UserError(f"{file.path} is no checkpoint of RDPNet or a ResNet it uses{looks}: its tensors are {names}, ...")

@@ -6,13 +6,24 @@ import re
 from dataclasses import dataclass
 from typing import Mapping, Optional
 
+from jrdp.models.shapes import (
+    BODY_CHANNELS,
+    DECODER_CHANNELS,
+    ENHANCED_LEVELS,
+    LEVELS,
+    MASK_CHANNELS,
+    PYRAMID_CHANNELS,
+    RESNETS,
+    SCALES,
+    SINGLE_LEVEL_DEPTH,
+    STEM_CHANNELS,
+    TOWER_DEPTH,
+)
+
 BACKBONE = "backbone.body."
 LAST_SCALE = "rpn.head.scales.5.scale"  # built and stored by the released code, never used: no gradient, no momentum
 
 BACKBONE_NAMES = {"r50": "ResNet-50", "r101": "ResNet-101", "x101": "ResNeXt-101 32x8d"}
-_BLOCKS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3), "x101": (3, 4, 23, 3)}
-_PYRAMID_CHANNELS = 256
-_MASK_CHANNELS = 128
 _FUSING = ("progressive", "dense", "regularized")  # enhancements with a choice of `fusion`
 
 
@@ -23,11 +34,6 @@ class Entry:
     name: str
     shape: tuple
     trainable: bool
-
-
-def blocks_of(backbone: str) -> tuple[int, int, int, int]:
-    """Bottlenecks in layer1..layer4 of "r50", "r101" or "x101"."""
-    return _BLOCKS[backbone]
 
 
 def backbone_layout(backbone: str, freeze_at: int = 2) -> list[Entry]:
@@ -41,12 +47,12 @@ def backbone_layout(backbone: str, freeze_at: int = 2) -> list[Entry]:
         for part in ("weight", "bias", "running_mean", "running_var"):
             entries.append(Entry(f"{BACKBONE}{name}.{part}", (channels,), False))
 
-    convolution("stem.conv1", (64, 3, 7, 7), 1)
-    norm("stem.bn1", 64)
-    groups, base = (32, 256) if backbone == "x101" else (1, 64)
-    before = 64
-    for layer, blocks in enumerate(_BLOCKS[backbone], start=1):
-        inner, outer, stage = base << (layer - 1), 256 << (layer - 1), layer + 1
+    shape = RESNETS[backbone]
+    convolution("stem.conv1", (STEM_CHANNELS, 3, 7, 7), 1)
+    norm("stem.bn1", STEM_CHANNELS)
+    before = STEM_CHANNELS
+    for layer, (blocks, outer) in enumerate(zip(shape.blocks, BODY_CHANNELS), start=1):
+        inner, stage = shape.width << (layer - 1), layer + 1
         for block in range(blocks):
             prefix = f"layer{layer}.{block}"
             if before != outer:
@@ -54,7 +60,7 @@ def backbone_layout(backbone: str, freeze_at: int = 2) -> list[Entry]:
                 norm(f"{prefix}.downsample.1", outer)
             convolution(f"{prefix}.conv1", (inner, before, 1, 1), stage)
             norm(f"{prefix}.bn1", inner)
-            convolution(f"{prefix}.conv2", (inner, inner // groups, 3, 3), stage)
+            convolution(f"{prefix}.conv2", (inner, inner // shape.groups, 3, 3), stage)
             norm(f"{prefix}.bn2", inner)
             convolution(f"{prefix}.conv3", (outer, inner, 1, 1), stage)
             norm(f"{prefix}.bn3", outer)
@@ -69,7 +75,7 @@ def _convolution(name: str, outputs: int, inputs: int, size: int, bias: bool = T
 
 def _enhancement_layout(enhancement: str, levels: str, fusion: str) -> list[Entry]:
     """The keys of what follows the FPN; `top_down_regularized` has those of `regularized`."""
-    wide, steps = _PYRAMID_CHANNELS, 4 if levels == "p3-p7" else 2
+    wide, steps = PYRAMID_CHANNELS, len(ENHANCED_LEVELS[levels]) - 1
     entries: list[Entry] = []
 
     def convolution(name: str, inputs: int, size: int) -> None:
@@ -117,7 +123,7 @@ def network_layout(
 
     The arguments are those of `ModelConfig`.
     """
-    wide = _PYRAMID_CHANNELS
+    wide = PYRAMID_CHANNELS
     entries = backbone_layout(backbone, freeze_at)
 
     def convolution(name: str, outputs: int, inputs: int, size: int, bias: bool = True) -> None:
@@ -126,34 +132,34 @@ def network_layout(
     def group_norm(name: str, channels: int) -> None:
         entries.extend([Entry(f"{name}.weight", (channels,), True), Entry(f"{name}.bias", (channels,), True)])
 
-    for level, channels in ((2, 512), (3, 1024), (4, 2048)):
+    for level, channels in enumerate(BODY_CHANNELS[1:], start=2):
         convolution(f"backbone.fpn.fpn_inner{level}", wide, channels, 1)
         convolution(f"backbone.fpn.fpn_layer{level}", wide, wide, 3)
     entries += _enhancement_layout(enhancement, levels, fusion)
     for level in (6, 7):
         convolution(f"backbone.fpn.top_blocks.p{level}", wide, wide, 3)
     for tower in ("cls_tower", "bbox_tower"):
-        for index in range(4):
+        for index in range(TOWER_DEPTH):
             convolution(f"rpn.head.{tower}.{3 * index}", head_channels, head_channels if index else wide, 3)
             group_norm(f"rpn.head.{tower}.{3 * index + 1}", head_channels)
     for name, outputs in (("cls_logits", 1), ("bbox_pred", 4), ("centerness", 1)):
         convolution(f"rpn.head.{name}", outputs, head_channels, 3)
-    for index in range(6):
+    for index in range(SCALES):
         entries.append(Entry(f"rpn.head.scales.{index}.scale", (1,), True))
     extractor, predictor = "roi_heads.mask.feature_extractor", "roi_heads.mask.predictor"
     if mask_head == "single_level":
-        for index in range(1, 5):
+        for index in range(1, SINGLE_LEVEL_DEPTH + 1):
             convolution(f"{extractor}.mask_fcn{index}", wide, wide, 3)
         convolution(f"{predictor}.conv5_mask", wide, wide, 2)
-        convolution(f"{predictor}.mask_fcn_logits", 2, wide, 1)
+        convolution(f"{predictor}.mask_fcn_logits", MASK_CHANNELS, wide, 1)
         return entries
-    for index in range(1, 6):
-        convolution(f"{extractor}.inner_maskdecoder_{index}.0", _MASK_CHANNELS, wide, 1, bias=False)
-        group_norm(f"{extractor}.inner_maskdecoder_{index}.1", _MASK_CHANNELS)
-    for index in range(1, 5):
-        convolution(f"{extractor}.conv_maskdecoder_{index}.0", _MASK_CHANNELS, _MASK_CHANNELS, 3, bias=False)
-        group_norm(f"{extractor}.conv_maskdecoder_{index}.1", _MASK_CHANNELS)
-    convolution(f"{predictor}.mask_fcn_logits", 2, _MASK_CHANNELS, 1)
+    for index in range(1, len(LEVELS) + 1):
+        convolution(f"{extractor}.inner_maskdecoder_{index}.0", DECODER_CHANNELS, wide, 1, bias=False)
+        group_norm(f"{extractor}.inner_maskdecoder_{index}.1", DECODER_CHANNELS)
+    for index in range(1, len(LEVELS)):
+        convolution(f"{extractor}.conv_maskdecoder_{index}.0", DECODER_CHANNELS, DECODER_CHANNELS, 3, bias=False)
+        group_norm(f"{extractor}.conv_maskdecoder_{index}.1", DECODER_CHANNELS)
+    convolution(f"{predictor}.mask_fcn_logits", MASK_CHANNELS, DECODER_CHANNELS, 1)
     return entries
 
 
@@ -246,7 +252,7 @@ def _pyramid_of(pyramid: Mapping[str, tuple]) -> tuple[Optional[str], str, str]:
     if any(name.startswith("att_block") for name in own):
         return "regularized", levels, fusion
     third = pyramid.get("refine_block_3.0.weight") or pyramid.get("refine_block_3.weight") or (0, 0)
-    return "progressive" if third[1] == 2 * _PYRAMID_CHANNELS else "dense", levels, fusion
+    return "progressive" if third[1] == 2 * PYRAMID_CHANNELS else "dense", levels, fusion
 
 
 def _backbone_of(shapes: Mapping[str, tuple]) -> Optional[str]:
@@ -259,7 +265,7 @@ def _backbone_of(shapes: Mapping[str, tuple]) -> Optional[str]:
         if found and 1 <= int(found[1]) <= 4:
             counts[int(found[1]) - 1] = max(counts[int(found[1]) - 1], int(found[2]) + 1)
     width = shapes.get(f"{BACKBONE}layer1.0.conv2.weight", ())[:2]
-    names = {((3, 4, 6, 3), (64, 64)): "r50", ((3, 4, 23, 3), (64, 64)): "r101", ((3, 4, 23, 3), (256, 8)): "x101"}
+    names = {(shape.blocks, (shape.width, shape.width // shape.groups)): name for name, shape in RESNETS.items()}
     return names.get((tuple(counts), tuple(width)))
 
 

@@ -1,6 +1,6 @@
 """The dense pyramids of the paper (Sec. III-B) and what they are compared with in Table IV.
 
-Notation: P_i is a level of the FPN, P'_i the enhanced one, i = 3..7; F is a fusion of concatenated maps (`fusion`),
+Notation: P_i is a level of the FPN, P'_i the enhanced one, i = 3..7; F is a fusion of concatenated maps (`fuse`),
 resize is bilinear, directly from the one level's size to the other's.
 """
 
@@ -9,15 +9,16 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
-from jrdp.config import PyramidConfig
-from jrdp.models.fpn import CHANNELS, FPN, LEVELS
+from jrdp.models.fpn import FPN
 from jrdp.models.layers import Conv, Stages, bilinear, kaiming_normal_fan_out, keep
+from jrdp.models.shapes import LEVELS
+from jrdp.models.shapes import PYRAMID_CHANNELS as CHANNELS
 from jrdp.ops import join
 
 
-def fusion(config: PyramidConfig, maps: int) -> nn.Module:
+def fuse(kind: str, maps: int) -> nn.Module:
     """F: `maps` concatenated maps -> one of 256 channels. As released 1x1 and 3x3, in the paper one 3x3; no ReLU."""
-    if config.fusion == "3x3":
+    if kind == "3x3":
         return Conv(maps * CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
     return nn.Sequential(
         Conv(maps * CHANNELS, CHANNELS, 1, init=kaiming_normal_fan_out),
@@ -31,14 +32,14 @@ class RefinedPyramid(FPN):
     With `levels: p3-p5` only P3, P4, P5 are enhanced; P6 and P7 (made from the FPN's P5 in any case) pass unchanged.
     """
 
-    def _build_refine_blocks(self, config: PyramidConfig, maps: tuple[int, int, int, int]) -> None:
+    def _build_refine_blocks(self, maps: tuple[int, int, int, int]) -> None:
         """F of the first level is one 3x3; the next ones fuse `maps` maps each."""
         self.refine_block_1 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-        self.refine_block_2 = fusion(config, maps[0])
-        self.refine_block_3 = fusion(config, maps[1])
-        if config.levels == "p3-p7":
-            self.refine_block_4 = fusion(config, maps[2])
-            self.refine_block_5 = fusion(config, maps[3])
+        self.refine_block_2 = fuse(self.fusion, maps[0])
+        self.refine_block_3 = fuse(self.fusion, maps[1])
+        if 7 in self.covered:
+            self.refine_block_4 = fuse(self.fusion, maps[2])
+            self.refine_block_5 = fuse(self.fusion, maps[3])
 
     def _later_refine_blocks(self) -> list[nn.Module]:
         """F of all levels but the first."""
@@ -49,8 +50,8 @@ class RefinedPyramid(FPN):
 class ProgressivePyramid(RefinedPyramid):
     """NP, the plain bottom-up pyramid (Eq. 3-4): P'_3 = F(P_3), P'_i = F([resize(P'_{i-1}), P_i])."""
 
-    def _build_enhancement(self, config: PyramidConfig) -> None:
-        self._build_refine_blocks(config, maps=(2, 2, 2, 2))
+    def build_enhancement(self) -> None:
+        self._build_refine_blocks(maps=(2, 2, 2, 2))
 
     def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
         refined = [self.refine_block_1(levels[0])]
@@ -63,8 +64,8 @@ class ProgressivePyramid(RefinedPyramid):
 class DensePyramid(RefinedPyramid):
     """DP (Eq. 5): P'_3 = F(P_3), P'_i = F([resize(P'_3), ..., resize(P'_{i-1}), P_i])."""
 
-    def _build_enhancement(self, config: PyramidConfig) -> None:
-        self._build_refine_blocks(config, maps=(2, 3, 4, 5))
+    def build_enhancement(self) -> None:
+        self._build_refine_blocks(maps=(2, 3, 4, 5))
 
     def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
         refined = [self.refine_block_1(levels[0])]
@@ -81,11 +82,11 @@ class RegularizedDensePyramid(RefinedPyramid):
     `att_block_1` belongs to P4.
     """
 
-    def _build_enhancement(self, config: PyramidConfig) -> None:
-        self._build_refine_blocks(config, maps=(2, 3, 4, 5))
+    def build_enhancement(self) -> None:
+        self._build_refine_blocks(maps=(2, 3, 4, 5))
         self.att_block_1 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
         self.att_block_2 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-        if config.levels == "p3-p7":
+        if 7 in self.covered:
             self.att_block_3 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
             self.att_block_4 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
 

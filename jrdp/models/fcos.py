@@ -14,10 +14,9 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jrdp.config import FcosConfig
 from jrdp.models.fcos_targets import LocationTargets
-from jrdp.models.fpn import CHANNELS, LEVELS
 from jrdp.models.layers import Conv, GroupNorm, ReLU, Stages, keep, per_channel, small_normal
+from jrdp.models.shapes import LEVELS, SCALES, TOWER_DEPTH
 from jrdp.ops import join
 
 PRIOR = 0.01  # what the untrained head answers everywhere (focal loss, Lin et al., 2017)
@@ -43,30 +42,30 @@ class Scale(nn.Module):
         return x * per_channel(self.scale.broadcast([x.shape[1]]), x)
 
 
-def tower(channels: int) -> nn.Sequential:
+def tower(in_channels: int, channels: int) -> nn.Sequential:
     """Four times 3x3 convolution, group norm, ReLU."""
     layers = nn.Sequential()
-    for in_channels in (CHANNELS, channels, channels, channels):
-        layers.append(Conv(in_channels, channels, 3, init=small_normal))
+    for k in range(TOWER_DEPTH):
+        layers.append(Conv(channels if k else in_channels, channels, 3, init=small_normal))
         layers.append(GroupNorm(channels))
         layers.append(ReLU())
     return layers
 
 
 class FcosHead(nn.Module):
-    """P'3..P'7 `[N, 256, H, W]` -> `HeadOutput`. Centerness comes from the classification tower, as released.
+    """P'3..P'7 `[N, in_channels, H, W]` -> `HeadOutput`. Centerness comes from the classification tower, as released.
 
     Six scales exist and five are used: the sixth is in every released checkpoint (`state.UNUSED_PARAMETERS`).
     """
 
-    def __init__(self, config: FcosConfig):
-        self.cls_tower = tower(config.channels)
-        self.bbox_tower = tower(config.channels)
+    def __init__(self, in_channels: int, channels: int):
+        self.cls_tower = tower(in_channels, channels)
+        self.bbox_tower = tower(in_channels, channels)
         bias = -math.log((1 - PRIOR) / PRIOR)
-        self.cls_logits = Conv(config.channels, 1, 3, init=small_normal, bias_value=bias)
-        self.bbox_pred = Conv(config.channels, 4, 3, init=small_normal)
-        self.centerness = Conv(config.channels, 1, 3, init=small_normal)
-        self.scales = nn.Sequential(*[Scale() for _ in range(6)])
+        self.cls_logits = Conv(channels, 1, 3, init=small_normal, bias_value=bias)
+        self.bbox_pred = Conv(channels, 4, 3, init=small_normal)
+        self.centerness = Conv(channels, 1, 3, init=small_normal)
+        self.scales = nn.Sequential(*[Scale() for _ in range(SCALES)])
 
     def execute(self, features: list[jt.Var], stages: Stages = None) -> HeadOutput:
         output = HeadOutput([], [], [])

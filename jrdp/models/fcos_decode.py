@@ -10,7 +10,7 @@ import numpy as np
 from jrdp import boxes as box_ops
 from jrdp.config import FcosConfig
 from jrdp.models.fcos_targets import locations
-from jrdp.models.fpn import STRIDES
+from jrdp.models.shapes import STRIDES
 from jrdp.ops import Limits, decode_on_device, nms
 
 

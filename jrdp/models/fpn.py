@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import jittor as jt
 from jittor import nn
 
-from jrdp.config import PyramidConfig
 from jrdp.models.layers import Conv, Stages, bilinear, keep, relu
-
-CHANNELS = 256
-LEVELS = (3, 4, 5, 6, 7)
-STRIDES = (8, 16, 32, 64, 128)  # of P3..P7 against the network input
+from jrdp.models.own_parts import takes_stages
+from jrdp.models.shapes import ENHANCED_LEVELS, LEVELS
+from jrdp.models.shapes import PYRAMID_CHANNELS as CHANNELS
 
 
 class TopBlocks(nn.Module):
@@ -29,12 +29,24 @@ class FPN(nn.Module):
     """C3, C4, C5 -> P3..P7, each `[N, 256, H/s, W/s]` with s = 8, 16, 32, 64, 128 (rounded up). No activations.
 
     `fpn_inner2`, `fpn_layer2` belong to C3 and P3, as in the released checkpoints (C2 is not used).
-    A pyramid that enhances these levels is a subclass with `_build_enhancement` and `enhance`; its parameters come
+    A pyramid that enhances these levels is a subclass with `build_enhancement` and `enhance`; its parameters come
     between the FPN's own and those of P6 and P7, which are made from the P5 that is not enhanced.
+
+    in_channels: of C3, C4, C5.
+    levels: "p3-p7" or "p3-p5", the levels that the enhancement covers (`covered`); the others pass unchanged.
+    upsample: "nearest" or "bilinear", of the top-down path.
+    fusion: "1x1_3x3" or "3x3", of concatenated maps, for the enhancements that concatenate.
     """
 
-    def __init__(self, config: PyramidConfig, in_channels: tuple[int, int, int]):
-        self.upsample = config.upsample
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        levels: str = "p3-p7",
+        upsample: str = "nearest",
+        fusion: str = "1x1_3x3",
+    ):
+        self.channels = CHANNELS
+        self.covered, self.upsample, self.fusion = ENHANCED_LEVELS[levels], upsample, fusion
         c3, c4, c5 = in_channels
         self.fpn_inner2 = Conv(c3, CHANNELS, 1)
         self.fpn_layer2 = Conv(CHANNELS, CHANNELS, 3)
@@ -42,10 +54,10 @@ class FPN(nn.Module):
         self.fpn_layer3 = Conv(CHANNELS, CHANNELS, 3)
         self.fpn_inner4 = Conv(c5, CHANNELS, 1)
         self.fpn_layer4 = Conv(CHANNELS, CHANNELS, 3)
-        self._build_enhancement(config)
+        self.build_enhancement()
         self.top_blocks = TopBlocks()
 
-    def _build_enhancement(self, config: PyramidConfig) -> None:
+    def build_enhancement(self) -> None:
         """Make the layers of `enhance`; the plain FPN has none."""
 
     def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
@@ -60,7 +72,7 @@ class FPN(nn.Module):
         levels = [p3, p4, p5, *self.top_blocks(p5)]
         for level, x in zip(LEVELS, levels):
             keep(stages, f"P{level}", x)
-        levels = self.enhance(levels, stages)
+        levels = self.enhance(levels, stages) if takes_stages(self.enhance) else self.enhance(levels)
         for level, x in zip(LEVELS, levels):
             keep(stages, f"RP{level}", x)
         return levels

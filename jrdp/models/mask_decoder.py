@@ -12,32 +12,38 @@ import numpy as np
 from jittor import nn
 
 from jrdp import boxes as box_ops
-from jrdp.config import MaskConfig
-from jrdp.models.fpn import CHANNELS, STRIDES
 from jrdp.models.layers import Conv, GroupNorm, ReLU, Stages, bilinear, kaiming_normal_fan_out, keep, relu
+from jrdp.models.shapes import (
+    DECODER_CHANNELS,
+    MASK_CHANNELS,
+    MASK_SAMPLING_RATIO,
+    MASK_SIZES,
+    SINGLE_LEVEL_MASK_SIZE,
+    STRIDES,
+)
 from jrdp.ops import join, multilevel_roi_align, roi_align
-
-DECODER_CHANNELS = 128
-SAMPLING_RATIO = 2
-SALIENT = 1  # the channel that counts
 
 
 class MaskHead(nn.Module):
-    """Features of each RoI, then a prediction: `[R, 2, M, M]` logits from P'3..P'7 and RoIs `[R, 5]`."""
+    """Features of each RoI, then a prediction: `[R, 2, M, M]` logits from P'3..P'7 and RoIs `[R, 5]`.
 
-    def __init__(self, config: MaskConfig):
-        if config.head == "single_level":
-            self.resolution = SingleLevelExtractor.RESOLUTION * 2
-            self.feature_extractor = SingleLevelExtractor()
-            self.predictor = UpsamplingPredictor()
+    in_channels: of P'3..P'7.
+    kind: "multi_level" or "single_level".
+    """
+
+    def __init__(self, in_channels: int, kind: str = "multi_level"):
+        if kind == "single_level":
+            self.resolution = SINGLE_LEVEL_MASK_SIZE * 2
+            self.feature_extractor = SingleLevelExtractor(in_channels)
+            self.predictor = UpsamplingPredictor(in_channels)
         else:
-            self.resolution = MultiLevelDecoder.RESOLUTIONS[0]
-            self.feature_extractor = MultiLevelDecoder()
+            self.resolution = MASK_SIZES[0]
+            self.feature_extractor = MultiLevelDecoder(in_channels)
             self.predictor = Predictor(DECODER_CHANNELS)
 
     def execute(self, features: list[jt.Var], rois: jt.Var, stages: Stages = None) -> jt.Var:
         if rois.shape[0] == 0:
-            return jt.zeros((0, 2, self.resolution, self.resolution))
+            return jt.zeros((0, MASK_CHANNELS, self.resolution, self.resolution))
         return keep(stages, "mask_logits", self.predictor(self.feature_extractor(features, rois, stages)))
 
 
@@ -58,14 +64,12 @@ class MultiLevelDecoder(nn.Module):
     released; `conv_maskdecoder_1` works at 4x4, `..._4` at 32x32.
     """
 
-    RESOLUTIONS = (32, 16, 8, 4, 4)
-
-    def __init__(self):
-        self.inner_maskdecoder_1 = conv_norm_relu(CHANNELS, 1)
-        self.inner_maskdecoder_2 = conv_norm_relu(CHANNELS, 1)
-        self.inner_maskdecoder_3 = conv_norm_relu(CHANNELS, 1)
-        self.inner_maskdecoder_4 = conv_norm_relu(CHANNELS, 1)
-        self.inner_maskdecoder_5 = conv_norm_relu(CHANNELS, 1)
+    def __init__(self, in_channels: int):
+        self.inner_maskdecoder_1 = conv_norm_relu(in_channels, 1)
+        self.inner_maskdecoder_2 = conv_norm_relu(in_channels, 1)
+        self.inner_maskdecoder_3 = conv_norm_relu(in_channels, 1)
+        self.inner_maskdecoder_4 = conv_norm_relu(in_channels, 1)
+        self.inner_maskdecoder_5 = conv_norm_relu(in_channels, 1)
         self.conv_maskdecoder_1 = conv_norm_relu(DECODER_CHANNELS, 3)
         self.conv_maskdecoder_2 = conv_norm_relu(DECODER_CHANNELS, 3)
         self.conv_maskdecoder_3 = conv_norm_relu(DECODER_CHANNELS, 3)
@@ -80,7 +84,7 @@ class MultiLevelDecoder(nn.Module):
             self.inner_maskdecoder_5,
         )
         maps = [keep(stages, f"mask_inner_{k}", block(x)) for k, (block, x) in enumerate(zip(inner, features), 1)]
-        pooled = multilevel_roi_align(maps, rois, self.RESOLUTIONS, tuple(1 / s for s in STRIDES), SAMPLING_RATIO)
+        pooled = multilevel_roi_align(maps, rois, MASK_SIZES, tuple(1 / s for s in STRIDES), MASK_SAMPLING_RATIO)
         for k, roi in enumerate(pooled, 1):
             keep(stages, f"mask_roi_{k}", roi)
         roi3, roi4, roi5, roi6, roi7 = pooled
@@ -95,26 +99,24 @@ class Predictor(nn.Module):
     """`[R, C, M, M]` -> `[R, 2, M, M]`, one 1x1 convolution."""
 
     def __init__(self, in_channels: int):
-        self.mask_fcn_logits = Conv(in_channels, 2, 1, init=kaiming_normal_fan_out)
+        self.mask_fcn_logits = Conv(in_channels, MASK_CHANNELS, 1, init=kaiming_normal_fan_out)
 
     def execute(self, x: jt.Var) -> jt.Var:
         return self.mask_fcn_logits(x)
 
 
 class SingleLevelExtractor(nn.Module):
-    """The mask head of Mask R-CNN (He et al., 2017) up to its last convolution: RoIs `[R, 5]` -> `[R, 256, 14, 14]`.
+    """The mask head of Mask R-CNN (He et al., 2017) up to its last convolution: RoIs `[R, 5]` -> `[R, C, 14, 14]`.
 
-    Each RoI is pooled from the one level that its size asks for; then four 3x3 convolutions with ReLU, 256 channels
+    Each RoI is pooled from the one level that its size asks for; then four 3x3 convolutions with ReLU, C channels
     and no norm, as in Mask R-CNN: it is the baseline that the paper's decoder is measured against.
     """
 
-    RESOLUTION = 14
-
-    def __init__(self):
-        self.mask_fcn1 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-        self.mask_fcn2 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-        self.mask_fcn3 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
-        self.mask_fcn4 = Conv(CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
+    def __init__(self, channels: int):
+        self.mask_fcn1 = Conv(channels, channels, 3, init=kaiming_normal_fan_out)
+        self.mask_fcn2 = Conv(channels, channels, 3, init=kaiming_normal_fan_out)
+        self.mask_fcn3 = Conv(channels, channels, 3, init=kaiming_normal_fan_out)
+        self.mask_fcn4 = Conv(channels, channels, 3, init=kaiming_normal_fan_out)
 
     def execute(self, features: list[jt.Var], rois: jt.Var, stages: Stages = None) -> jt.Var:
         x = keep(stages, "mask_roi", self._pool(features, rois.numpy()))
@@ -127,7 +129,7 @@ class SingleLevelExtractor(nn.Module):
         pooled, order = [], []
         for k, (x, stride) in enumerate(zip(features, STRIDES)):
             chosen = np.flatnonzero(levels == k + 3)
-            pooled.append(roi_align(x, jt.array(rois[chosen]), self.RESOLUTION, 1 / stride, SAMPLING_RATIO))
+            pooled.append(roi_align(x, jt.array(rois[chosen]), SINGLE_LEVEL_MASK_SIZE, 1 / stride, MASK_SAMPLING_RATIO))
             order.append(chosen)
         together = join(pooled, dim=0)
         back = np.append(np.argsort(np.concatenate(order)), 0).astype(np.int32)  # one more: see `layers.bilinear`
@@ -145,13 +147,13 @@ def roi_levels(boxes: np.ndarray, coarsest: int = 7) -> np.ndarray:
 
 
 class UpsamplingPredictor(nn.Module):
-    """Mask R-CNN's predictor, `[R, 256, 14, 14]` -> `[R, 2, 28, 28]`: 2x2 deconvolution of stride 2, ReLU, 1x1."""
+    """Mask R-CNN's predictor, `[R, C, 14, 14]` -> `[R, 2, 28, 28]`: 2x2 deconvolution of stride 2, ReLU, 1x1."""
 
-    def __init__(self):
-        self.conv5_mask = nn.ConvTranspose(CHANNELS, CHANNELS, 2, stride=2)
-        self.conv5_mask.weight = jt.array(kaiming_normal_fan_out((CHANNELS, CHANNELS, 2, 2)))
-        self.conv5_mask.bias = jt.array(np.zeros(CHANNELS, np.float32))
-        self.mask_fcn_logits = Conv(CHANNELS, 2, 1, init=kaiming_normal_fan_out)
+    def __init__(self, channels: int):
+        self.conv5_mask = nn.ConvTranspose(channels, channels, 2, stride=2)
+        self.conv5_mask.weight = jt.array(kaiming_normal_fan_out((channels, channels, 2, 2)))
+        self.conv5_mask.bias = jt.array(np.zeros(channels, np.float32))
+        self.mask_fcn_logits = Conv(channels, MASK_CHANNELS, 1, init=kaiming_normal_fan_out)
 
     def execute(self, x: jt.Var) -> jt.Var:
         return self.mask_fcn_logits(relu(self.conv5_mask(x)))

@@ -10,10 +10,11 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jrdp.config import PyramidConfig
 from jrdp.errors import UserError
-from jrdp.models.fpn import CHANNELS, FPN
+from jrdp.models.fpn import FPN
 from jrdp.models.layers import Conv, Stages, kaiming_normal_fan_out, per_channel, relu
+from jrdp.models.shapes import LEVELS
+from jrdp.models.shapes import PYRAMID_CHANNELS as CHANNELS
 
 BIFPN_EPSILON = 1e-4
 
@@ -38,8 +39,8 @@ class PathAggregation(FPN):
     N_3 = P_3; N_i = ReLU(conv3x3(ReLU(conv3x3, stride 2 (N_{i-1})) + P_i)).
     """
 
-    def _build_enhancement(self, config: PyramidConfig) -> None:
-        steps = 2 if config.levels == "p3-p5" else 4
+    def build_enhancement(self) -> None:
+        steps = len(self.covered) - 1
         self.pa_down = nn.Sequential(*[same_conv(stride=2) for _ in range(steps)])
         self.pa_out = nn.Sequential(*[same_conv() for _ in range(steps)])
 
@@ -58,8 +59,8 @@ class NasFpn(FPN):
     which no cell takes, are added to what their level's cell merges.
     """
 
-    def _build_enhancement(self, config: PyramidConfig) -> None:
-        if config.levels != "p3-p7":
+    def build_enhancement(self) -> None:
+        if self.covered != LEVELS:
             raise UserError("model.pyramid.levels: nas_fpn connects all of P3..P7, so levels must be p3-p7")
         self.nas_cells = nn.Sequential(*[same_conv() for _ in range(7)])
 
@@ -123,8 +124,8 @@ class BiFpn(FPN):
     max-pooling of stride 2; conv is swish, then a depthwise 3x3 and a 1x1 convolution.
     """
 
-    def _build_enhancement(self, config: PyramidConfig) -> None:
-        steps = 2 if config.levels == "p3-p5" else 4
+    def build_enhancement(self) -> None:
+        steps = len(self.covered) - 1
         self.bifpn_down = nn.Sequential(*[FastFusion(2) for _ in range(steps)])
         self.bifpn_up = nn.Sequential(*[FastFusion(3) for _ in range(steps - 1)], FastFusion(2))
 

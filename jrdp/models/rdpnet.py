@@ -9,16 +9,18 @@ import numpy as np
 from jittor import nn
 
 from jrdp import boxes as box_ops
-from jrdp.config import BackboneConfig, FcosConfig, MaskConfig, ModelConfig, PyramidConfig
+from jrdp.config import ModelConfig
+from jrdp.models.backbone import build_body
 from jrdp.models.mask_targets import project_masks
 from jrdp.models.fcos import FcosHead, HeadOutput, LossCounts, bce_with_logits, fcos_losses, select, total, variable
 from jrdp.models.fcos_decode import Detections, decode_vars
 from jrdp.models.fcos_targets import assign_targets, locations
-from jrdp.models.fpn import STRIDES
-from jrdp.models.layers import Stages
-from jrdp.models.mask_decoder import SALIENT, MaskHead
+from jrdp.models.fpn import FPN
+from jrdp.models.layers import Stages, keep
+from jrdp.models.mask_decoder import MaskHead
+from jrdp.models.own_parts import modal_parts, set_training, takes_stages
 from jrdp.models.pyramid import build_pyramid
-from jrdp.models.resnet import OUT_CHANNELS, ResNet
+from jrdp.models.shapes import SALIENT, STRIDES
 from jrdp.structures import ImageBatch, Instances, Targets
 
 MATCH_IOU = 0.5  # a proposal that overlaps a ground-truth box this much learns its mask
@@ -27,40 +29,58 @@ MATCH_IOU = 0.5  # a proposal that overlaps a ground-truth box this much learns 
 class Backbone(nn.Module):
     """Images `[N, 3, H, W]`, H and W multiples of 32 -> P'3..P'7 `[N, 256, H/s, W/s]`, s = 8..128 (rounded up)."""
 
-    def __init__(self, backbone: BackboneConfig, pyramid: PyramidConfig):
-        self.body = ResNet(backbone)
-        self.fpn = build_pyramid(pyramid, OUT_CHANNELS[1:])
+    def __init__(self, body: nn.Module, fpn: FPN):
+        self.body = body
+        self.fpn = fpn
 
     def execute(self, images: jt.Var, stages: Stages = None) -> list[jt.Var]:
-        _, c3, c4, c5 = self.body(images, stages)  # C2 is not used, as released
+        maps = self.body(images, stages) if takes_stages(self.body.execute) else self.body(images)
+        c3, c4, c5 = maps[-3:]  # C2 is not used, as released
+        for name, x in zip(("C3", "C4", "C5"), (c3, c4, c5)):
+            keep(stages, name, x)
         return self.fpn(c3, c4, c5, stages)
 
 
 class Rpn(nn.Module):
     """The FCOS detector under its released name."""
 
-    def __init__(self, config: FcosConfig):
-        self.head = FcosHead(config)
+    def __init__(self, head: FcosHead):
+        self.head = head
 
 
 class RoiHeads(nn.Module):
     """What looks at each detection: the mask head."""
 
-    def __init__(self, config: MaskConfig):
-        self.mask = MaskHead(config)
+    def __init__(self, mask: MaskHead):
+        self.mask = mask
 
 
 class RDPNet(nn.Module):
     """The network. Its tensors are named, ordered and shaped as in the released checkpoints (`models/state.py`).
 
     Starts from random weights as released (NumPy's global generator), batch norm from the identity.
+
+        losses = network(batch, targets)   # see `losses`
+        instances = network(batch)         # see `detect`
     """
 
     def __init__(self, config: ModelConfig):
         self.config = config
-        self.backbone = Backbone(config.backbone, config.pyramid)
-        self.rpn = Rpn(config.fcos)
-        self.roi_heads = RoiHeads(config.mask)
+        body = build_body(config.backbone)
+        fpn = build_pyramid(config.pyramid, body.out_channels[-3:])
+        self._modal = modal_parts(body, fpn)  # of one's own; none of ours differs between training and prediction
+        self.backbone = Backbone(body, fpn)
+        self.rpn = Rpn(FcosHead(fpn.channels, config.fcos.channels))
+        self.roi_heads = RoiHeads(MaskHead(fpn.channels, config.mask.head))
+
+    def execute(
+        self,
+        batch: ImageBatch,
+        targets: list[Targets] | None = None,
+        all_reduce: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ) -> dict[str, jt.Var] | list[Instances]:
+        """The losses by name where there are targets, else the instances of each image."""
+        return self.detect(batch) if targets is None else self.losses(batch, targets, all_reduce)
 
     def losses(
         self, batch: ImageBatch, targets: list[Targets], all_reduce: Callable[[np.ndarray], np.ndarray] = np.asarray
@@ -70,6 +90,7 @@ class RDPNet(nn.Module):
         targets: one per image, boxes in network pixels. An image without ground truth is all background.
         all_reduce: for data-parallel training, takes float32 counts to their means over the processes.
         """
+        set_training(self._modal, True)
         features = self.backbone(self._images(batch))
         output = self.rpn.head(features)
         points = [locations(*x.shape[2:], stride) for x, stride in zip(output.logits, STRIDES)]
@@ -89,6 +110,7 @@ class RDPNet(nn.Module):
 
         `stages`: a dictionary to be filled with every named intermediate result, see `stages()`.
         """
+        set_training(self._modal, False)
         with jt.no_grad():
             features = self.backbone(self._images(batch), stages)
             output = self.rpn.head(features, stages)

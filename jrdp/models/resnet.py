@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jittor as jt
 from jittor import nn
 
-from jrdp.config import BackboneConfig
 from jrdp.models.layers import Conv, FrozenBatchNorm, Stages, keep, relu
-
-OUT_CHANNELS = (256, 512, 1024, 2048)  # of C2, C3, C4, C5
-
-
-class Shape(NamedTuple):
-    blocks: tuple[int, int, int, int]  # bottlenecks in layer1..layer4
-    groups: int  # of the 3x3 convolutions
-    width: int  # channels of the 3x3 convolutions in layer1; doubles with every layer
-
-
-SHAPES = {
-    "r50": Shape((3, 4, 6, 3), 1, 64),
-    "r101": Shape((3, 4, 23, 3), 1, 64),
-    "x101": Shape((3, 4, 23, 3), 32, 256),
-}
-
+from jrdp.models.shapes import BODY_CHANNELS, STEM_CHANNELS
 
 class Stem(nn.Module):
     """`[N, 3, H, W]` -> `[N, 64, H/4, W/4]`."""
 
     def __init__(self):
-        self.conv1 = Conv(3, 64, 7, stride=2, bias=False)
-        self.bn1 = FrozenBatchNorm(64)
+        self.conv1 = Conv(3, STEM_CHANNELS, 7, stride=2, bias=False)
+        self.bn1 = FrozenBatchNorm(STEM_CHANNELS)
 
     def execute(self, images: jt.Var) -> jt.Var:
         x = relu(self.bn1(self.conv1(images)))
@@ -66,26 +48,34 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`[N, 3, H, W]` -> C2..C5: `[N, 256 * 2**k, H / 2**(k+2), W / 2**(k+2)]` for k = 0..3."""
+    """`[N, 3, H, W]` -> C2..C5: `[N, 256 * 2**k, H / 2**(k+2), W / 2**(k+2)]` for k = 0..3.
 
-    def __init__(self, config: BackboneConfig):
-        shape = SHAPES[config.name]
+    blocks: bottlenecks in layer1..layer4.
+    groups, width: of the 3x3 convolutions; `width` in layer1, doubled with every layer.
+    freeze_at: how many of stem, layer1, ..., layer4 are not trained.
+    """
+
+    def __init__(
+        self,
+        blocks: tuple[int, int, int, int] = (3, 4, 6, 3),
+        groups: int = 1,
+        width: int = 64,
+        stride_in_1x1: bool = True,
+        freeze_at: int = 2,
+    ):
+        self.out_channels = BODY_CHANNELS
         self.stem = Stem()
-        in_channels = 64
+        in_channels = STEM_CHANNELS
         layers = []
-        for k, (blocks, out_channels) in enumerate(zip(shape.blocks, OUT_CHANNELS)):
+        for k, (count, out_channels) in enumerate(zip(blocks, BODY_CHANNELS)):
             layer = nn.Sequential()
-            for block in range(blocks):
+            for block in range(count):
                 stride = 2 if block == 0 and k > 0 else 1
-                layer.append(
-                    Bottleneck(
-                        in_channels, shape.width << k, out_channels, stride, shape.groups, config.strides_in_1x1
-                    )
-                )
+                layer.append(Bottleneck(in_channels, width << k, out_channels, stride, groups, stride_in_1x1))
                 in_channels = out_channels
             layers.append(layer)
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self._freeze(config.freeze_at)
+        self._freeze(freeze_at)
 
     def _freeze(self, freeze_at: int) -> None:
         """Stop training the first `freeze_at` of stem, layer1, ..., layer4."""

@@ -5,7 +5,7 @@ import pytest
 
 from jrdp.config import FcosConfig
 from jrdp.models.fcos_decode import decode, level_candidates, sigmoid
-from jrdp.models.fpn import STRIDES
+from jrdp.models.shapes import STRIDES
 
 
 def inputs(golden, case):

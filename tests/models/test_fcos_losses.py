@@ -8,7 +8,7 @@ import pytest
 
 from jrdp.models.fcos import HeadOutput, LossCounts, bce_with_logits, fcos_losses, sigmoid_focal_loss
 from jrdp.models.fcos_targets import assign_targets, locations
-from jrdp.models.fpn import STRIDES
+from jrdp.models.shapes import STRIDES
 
 
 def released_case(golden):

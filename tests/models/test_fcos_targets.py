@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jrdp.models.fcos_targets import RANGES, assign_targets, locations
-from jrdp.models.fpn import STRIDES
+from jrdp.models.shapes import STRIDES
 
 SHAPES = ((20, 24), (10, 12), (5, 6), (3, 3), (2, 2))
 POINTS = [locations(*shape, stride) for shape, stride in zip(SHAPES, STRIDES)]

@@ -4,8 +4,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jrdp.config import MaskConfig
-from jrdp.models.fpn import STRIDES
+from jrdp.models.shapes import STRIDES
 from jrdp.models.mask_decoder import MaskHead, roi_levels
 from jrdp.ops import roi_align
 
@@ -42,7 +41,7 @@ def test_level_of_a_box():
 @pytest.mark.parametrize("head, resolution", [("multi_level", 32), ("single_level", 28)])
 def test_each_roi_is_decoded_for_itself(features, head, resolution):
     """So the order and the company of RoIs do not matter, and only those that learn need to be decoded in training."""
-    mask = MaskHead(MaskConfig(head=head))
+    mask = MaskHead(256, head)
     assert mask.resolution == resolution
     together = mask(features, jt.array(ROIS)).numpy()
     assert together.shape == (len(ROIS), 2, resolution, resolution)
@@ -55,12 +54,12 @@ def test_each_roi_is_decoded_for_itself(features, head, resolution):
 
 @pytest.mark.parametrize("head, resolution", [("multi_level", 32), ("single_level", 28)])
 def test_no_rois(features, head, resolution):
-    found = MaskHead(MaskConfig(head=head))(features, jt.zeros((0, 5)))
+    found = MaskHead(256, head)(features, jt.zeros((0, 5)))
     assert tuple(found.shape) == (0, 2, resolution, resolution)
 
 
 def test_single_level_pools_each_roi_from_its_level(features):
-    mask = MaskHead(MaskConfig(head="single_level"))
+    mask = MaskHead(256, "single_level")
     stages = {}
     mask(features, jt.array(ROIS), stages)
     assert list(stages) == ["mask_roi", "mask_conv_1", "mask_conv_2", "mask_conv_3", "mask_conv_4", "mask_logits"]
@@ -71,7 +70,7 @@ def test_single_level_pools_each_roi_from_its_level(features):
 
 
 def test_single_level_predictor_doubles_the_map():
-    mask = MaskHead(MaskConfig(head="single_level"))
+    mask = MaskHead(256, "single_level")
     x = np.random.default_rng(1).standard_normal((2, 256, 3, 4)).astype(np.float32)
     weight, bias = mask.predictor.conv5_mask.weight.numpy(), np.arange(256, dtype=np.float32) / 100
     mask.predictor.conv5_mask.bias.assign(bias)
@@ -84,7 +83,7 @@ def test_single_level_predictor_doubles_the_map():
 
 @pytest.mark.parametrize("head", ["multi_level", "single_level"])
 def test_gradients_reach_features_and_parameters(features, head):
-    mask = MaskHead(MaskConfig(head=head))
+    mask = MaskHead(256, head)
     loss = (mask(features, jt.array(ROIS)) ** 2).sum()
     inputs = features if head == "multi_level" else features[:2]
     for grad in jt.grad(loss, [*inputs, *mask.parameters()]):

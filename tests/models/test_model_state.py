@@ -57,7 +57,7 @@ def test_what_training_moves(r50, golden):
     "freeze_at, first", [(0, "stem.conv1.weight"), (1, "layer1.0.downsample.0.weight"), (5, None)]
 )
 def test_freezing(freeze_at, first):
-    body = ResNet(ModelConfig(backbone={"freeze_at": freeze_at}).backbone)
+    body = ResNet(freeze_at=freeze_at)
     assert next(iter(trainable_names(body)), None) == first
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from jrdp.config import FcosConfig
 from jrdp.models.fcos_decode import decode, limits_of
-from jrdp.models.fpn import STRIDES
+from jrdp.models.shapes import STRIDES
 from jrdp.ops import decode_on_device, decoding
 
 

@@ -48,7 +48,7 @@ def count_cost(config: ModelConfig, height: int = 320, width: int = 480, rois: i
         # Jittor computes when a value is asked for; here only shapes are.
         maps = model.backbone.body(jt.zeros((1, 3, height, width)))
         counted["backbone"] = _take(done)
-        levels = model.backbone.fpn(*maps[1:])
+        levels = model.backbone.fpn(*maps[-3:])
         counted["pyramid"] = _take(done)
         model.rpn.head(levels)
         counted["head"] = _take(done)

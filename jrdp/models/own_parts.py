@@ -1,0 +1,133 @@
+"""Parts of one's own, named in the configuration by their import path: made, and checked before anything runs.
+
+Jittor computes only when a value is asked for, so the checks read shapes and cost nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from typing import Iterator, Sequence
+
+import jittor as jt
+from jittor import nn
+
+from jrdp.errors import UserError
+from jrdp.import_path import import_object
+from jrdp.models.shapes import BODY_STRIDES, LEVELS, PYRAMID_CHANNELS, STRIDES
+
+_SIZE = (64, 96)  # of the picture that the checks think of
+_MAPS = ("C3", "C4", "C5")
+
+
+def own_class(path: str, key: str, base: type) -> type:
+    """The class that an import path names, which must be derived from `base`; else a `UserError`."""
+    found = import_object(path, key)
+    if not isinstance(found, type) or not issubclass(found, base):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"of type {type(found).__name__}"
+        raise UserError(f"{key}: {path} is {what}, not a class derived from {base.__module__}.{base.__name__}")
+    return found
+
+
+@contextmanager
+def named(key: str, path: str, doing: str) -> Iterator[None]:
+    """Turn what code of one's own raises into a `UserError` that says where it came from."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{key}: {path}: {doing} raised {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def takes_stages(method) -> bool:
+    """Whether a method has the optional argument `stages`, to record intermediate results in."""
+    return "stages" in inspect.signature(method).parameters
+
+
+def modal_parts(*parts: nn.Module) -> tuple[nn.Module, ...]:
+    """The modules (batch norm, dropout, ...) that compute something else in training than in prediction."""
+    return tuple(module for part in parts for module in part.modules() if "is_train" in vars(module))
+
+
+def set_training(modules: Sequence[nn.Module], training: bool) -> None:
+    for module in modules:
+        module.is_train = training
+
+
+@contextmanager
+def _trial(part: nn.Module) -> Iterator[None]:
+    """Running `part` in here leaves no trace in its running statistics."""
+    modal = modal_parts(part)
+    set_training(modal, False)
+    with jt.no_grad():
+        yield
+    set_training(modal, True)
+
+
+def _refuse_hidden_modules(key: str, path: str, part: nn.Module) -> None:
+    """Neither Jittor nor we look into plain lists and dictionaries: what they hold would be neither trained nor saved."""
+    for module in part.modules():
+        for name, value in vars(module).items():
+            members = value.values() if isinstance(value, dict) else value
+            if name == "layers" or not isinstance(value, (list, tuple, dict)):
+                continue  # `layers` is where nn.Sequential keeps its own
+            if any(isinstance(member, (nn.Module, jt.Var)) for member in members):
+                raise UserError(
+                    f"{key}: {path}: {type(module).__name__}.{name} is a {type(value).__name__} of modules, which would be "
+                    "neither trained nor saved: use nn.Sequential"
+                )
+
+
+def make_backbone(path: str, freeze_at: int) -> nn.Module:
+    """`Class(freeze_at=...)`: images `[N, 3, H, W]` -> at least C3, C4, C5, with their channels in `out_channels`.
+
+    Raises:
+        UserError: when it cannot be imported or made, or its maps are not those.
+    """
+    key = "model.backbone.name"
+    backbone_class = own_class(path, key, nn.Module)
+    with named(key, path, f"{backbone_class.__name__}(freeze_at={freeze_at})"):
+        body = backbone_class(freeze_at=freeze_at)
+    _refuse_hidden_modules(key, path, body)
+    channels = getattr(body, "out_channels", None)
+    if not isinstance(channels, (tuple, list)) or len(channels) < 3 or not all(type(c) is int and c > 0 for c in channels):
+        raise UserError(f"{key}: {path}: its attribute out_channels must be the channels of its maps, at least C3, C4, C5, not {channels!r}")
+    with named(key, path, "a picture"), _trial(body):
+        maps = body(jt.zeros((1, 3, *_SIZE)))
+    if not isinstance(maps, (tuple, list)) or len(maps) != len(channels) or not all(isinstance(x, jt.Var) for x in maps):
+        got = f"{len(maps)} values" if isinstance(maps, (tuple, list)) else f"a {type(maps).__name__}"
+        raise UserError(f"{key}: {path}: it gives {got}, but must give a list of {len(channels)} maps, one for each of out_channels")
+    _check_shapes(key, path, _MAPS, maps[-3:], channels[-3:], BODY_STRIDES[-3:])
+    return body
+
+
+def make_pyramid(path: str, base: type, in_channels: Sequence[int], **options) -> nn.Module:
+    """`Class(in_channels, levels=..., upsample=..., fusion=...)`, derived from `base`, the FPN.
+
+    Raises:
+        UserError: when it cannot be imported or made, or does not give P'3..P'7.
+    """
+    key = "model.pyramid.enhancement"
+    pyramid_class = own_class(path, key, base)
+    with named(key, path, f"{pyramid_class.__name__}(...)"):
+        pyramid = pyramid_class(in_channels, **options)
+    _refuse_hidden_modules(key, path, pyramid)
+    maps = [jt.zeros((1, c, _SIZE[0] // s, _SIZE[1] // s)) for c, s in zip(in_channels, BODY_STRIDES[-3:])]
+    with named(key, path, "enhance"), _trial(pyramid):
+        levels = pyramid(*maps)
+    if not isinstance(levels, (tuple, list)) or len(levels) != len(LEVELS) or not all(isinstance(x, jt.Var) for x in levels):
+        got = f"{len(levels)} values" if isinstance(levels, (tuple, list)) else f"a {type(levels).__name__}"
+        raise UserError(f"{key}: {path}: enhance gives {got}, but must give the list of P'3..P'7")
+    _check_shapes(key, path, [f"P'{level}" for level in LEVELS], levels, [PYRAMID_CHANNELS] * len(LEVELS), STRIDES)
+    return pyramid
+
+
+def _check_shapes(key: str, path: str, names, maps, channels, strides) -> None:
+    for name, x, wide, stride in zip(names, maps, channels, strides):
+        wanted = [1, wide, -(-_SIZE[0] // stride), -(-_SIZE[1] // stride)]
+        if list(x.shape) != wanted:
+            raise UserError(
+                f"{key}: {path}: for a picture of {_SIZE[1]}x{_SIZE[0]} its {name} is {list(x.shape)}, not {wanted} "
+                f"({wide} channels at stride {stride})"
+            )
