@@ -13,7 +13,7 @@ from jrdp import endings
 from jrdp.comparison import cli as comparison
 from jrdp.errors import UserError
 from jrdp.files import protect
-from jrdp.options import find_weights
+from jrdp.options import find_weights, refuse_options, refuse_unused_settings
 
 app = typer.Typer(
     help="Salient instance segmentation (RDPNet) in Jittor.", no_args_is_help=True, add_completion=True,
@@ -85,6 +85,10 @@ def train(
     from jrdp.machine import runtime
     from jrdp.config import load_config
 
+    if seed is not None and any(setting.replace(" ", "").startswith("train.seed=") for setting in settings):
+        raise UserError("--seed and --set train.seed are the same setting: give one of them")
+    if weights is not None and any(setting.replace(" ", "").startswith("train.weights=") for setting in settings):
+        raise UserError("--weights and --set train.weights are the same setting: give one of them")
     base = None
     if resume and config is None:
         from jrdp.engine.checkpoint import load_checkpoint
@@ -118,6 +122,7 @@ def test(
     from jrdp.engine.evaluate import batches_of, evaluate_datasets
     from jrdp.engine.weights import config_of
 
+    refuse_unused_settings("test", settings)
     protect(weights, *filter(None, [config]))
     file = interchange.read(weights)
     chosen = config_of(file, config, settings)
@@ -160,8 +165,13 @@ def predict(
     from jrdp.engine.record import Record, is_finished
     from jrdp.files import make_folder
 
+    refuse_unused_settings("predict", settings)
     named = paths
     paths, videos = split_videos(paths)
+    if not videos:
+        refuse_options("on pictures: it is for videos and cameras", frames=frames)
+    if not paths:
+        refuse_options("on videos and cameras, which one process does", jobs=jobs if jobs > 1 else None)
     pictures = list_pictures(paths)
     sources = [*pictures, *(video for video in videos if not isinstance(video, int))]
     check_output_folder(named, sources, out)
@@ -248,6 +258,7 @@ def export(
     """Write the whole network as ONNX: picture in; boxes, scores and masks out (docs/export.md). Needs the onnx extra."""
     from jrdp.export import export as run
 
+    refuse_unused_settings("export", settings)
     print(run(target, weights, config, settings))
 
 
@@ -263,6 +274,7 @@ def demo(
     import jrdp
     from jrdp.demo.page import need_gradio, serve
 
+    refuse_unused_settings("demo", settings)
     need_gradio()
     serve(jrdp.load(weights, config, device, settings), port)
 
@@ -313,7 +325,14 @@ def bench(
 ) -> None:
     """Time operators, stages, network, end to end and a training step, in turn with the PyTorch twin; bench.json."""
     protect(*filter(None, (config, weights, picture)))
+    if twin_python is None:
+        refuse_options("without --twin-python", compiled=compiled)
     if cost:
+        refuse_options(
+            "with --cost, which only counts", weights=weights, picture=picture, twin_python=twin_python, threads=threads,
+            rounds=rounds if rounds != 7 else None, engine=engine if engine != "fast" else None, no_training=not training,
+        )
+        refuse_unused_settings("bench --cost", settings)
         from jrdp.machine import runtime
         from jrdp.config import load_config
         from jrdp.files import make_folder, write_json
@@ -344,6 +363,7 @@ def data_check(
     from jrdp.config import load_config
     from jrdp.dataset_tools import check
 
+    refuse_unused_settings("data check", settings)
     reports = [check.check_dataset(name, load_config(config, settings).data.root) for name in names]
     for report in reports:
         print(report.text())
@@ -359,10 +379,15 @@ def data_stats(
 ) -> None:
     """Instances per picture, sizes and aspect ratios of datasets."""
     from jrdp.config import load_config
+    from jrdp.data.catalog import locate
     from jrdp.dataset_tools.stats import dataset_statistics
     from jrdp.files import make_folder, write_json
 
+    refuse_unused_settings("data stats", settings)
     root = load_config(config, settings).data.root
+    if out is not None:
+        for name in names:
+            protect(*locate(name, root).images.iterdir())
     for number, name in enumerate(names, start=1):
         statistics = dataset_statistics(name, root)
         print(statistics.text())

@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import Any, Iterable, Optional
 
+from jrdp.config import Config
+from jrdp.errors import UserError
 from jrdp.interchange.published import locate
 
 
 def find_weights(weights: Optional[Path]) -> Optional[Path]:
     """The file that an option for weights means: a path, or a name that is looked up."""
     return None if weights is None else locate(weights)
+
+
+_PREDICTION = ("model", "input", "test.mask_threshold", "test.engine", "test.tf32")
+# The parts of the configuration that a command looks at; `jrdp train` looks at all of it.
+_USED = {
+    "predict": _PREDICTION,
+    "demo": _PREDICTION,
+    "export": ("model", "input", "test.mask_threshold"),
+    "test": ("model", "input", "test", "data.root", "data.test"),
+    "bench --cost": ("model",),
+    "data check": ("data.root",),
+    "data stats": ("data.root",),
+    "compare detections": ("data.root",),
+}
+
+
+def refuse_unused_settings(command: str, settings: Iterable[str]) -> None:
+    """Raise `UserError` for a `--set` that `command` never looks at. Unknown keys are left to the configuration."""
+    for setting in settings:
+        parts = [part.strip() for part in setting.partition("=")[0].split(".")]
+        key = ".".join(parts)
+        section = Config.model_fields.get(parts[0])
+        known = section is not None and (len(parts) == 1 or parts[1] in section.default_factory.model_fields)
+        if known and not any(f"{key}.".startswith(f"{used}.") or used.startswith(f"{key}.") for used in _USED[command]):
+            raise UserError(f"--set {key} has no effect on jrdp {command}, which uses {', '.join(_USED[command])}")
+
+
+def refuse_options(reason: str, **given: Any) -> None:
+    """Raise `UserError` for options that were given (not None, False or empty) though they have no effect, for `reason`."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False, [])]
+    if names:
+        raise UserError(f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no effect {reason}; leave it out")

@@ -10,7 +10,8 @@ import typer
 
 from jrdp.comparison.pair import Options
 from jrdp.errors import UserError
-from jrdp.options import find_weights
+from jrdp.files import protect
+from jrdp.options import find_weights, refuse_unused_settings
 
 app = typer.Typer(
     help="Compare Jittor with the PyTorch twin (or two result files), each framework in its own process.",
@@ -153,6 +154,8 @@ def detections(
     """Two result files of any framework: matched detections, their differences, AP of both."""
     from jrdp.comparison.detections import compare_detections
 
+    refuse_unused_settings("compare detections", settings)
+    protect(first, second)
     passed = compare_detections(
         first, second, dataset, _load_config(config, settings), out, score_tolerance, iou_tolerance, ap_tolerance
     )
@@ -201,6 +204,8 @@ def speed(
     """Both frameworks in turn in one run on the same device, part by part: medians, ratios, spread, memory."""
     from jrdp.comparison.timing.speed import compare_speed
 
+    if len(images) > 1 or any(path.is_dir() for path in images):
+        raise UserError("--images of compare speed takes one picture")
     options = Options(
         config, settings, weights, None, twin_python, device, threads, seed, engine=engine, tf32=tf32
     ).checked()
@@ -225,6 +230,7 @@ def _pictures(paths: List[Path]) -> List[Path]:
             found += pictures_in(path).pictures
         else:
             found.append(path)
+    protect(*found)
     if not found:
         raise UserError(f"no picture in {', '.join(str(path) for path in paths)}")
     return found

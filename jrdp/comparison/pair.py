@@ -18,6 +18,7 @@ from jrdp.comparison.process import Worker
 from jrdp.comparison.synthetic import synthetic_state
 from jrdp.config import Config, load_config, own_parts, parse_config
 from jrdp.errors import UserError
+from jrdp.files import protect
 
 # Mistakes that the twin can be given, to show that a comparison notices them; see `twin.Variant`.
 NEGATIVE_CONTROLS = {
@@ -61,7 +62,8 @@ class Options:
         return self.twin_device or self.device
 
     def checked(self) -> Options:
-        """These options; raises `UserError` for a word that is none of the choices."""
+        """These options, their files protected; raises `UserError` for a word that is none of the choices."""
+        protect(*filter(None, (self.config, self.weights, self.twin_weights)))
         choices = {
             "device": (self.device, ("cpu", "cuda")),
             "twin-device": (self.twin_device, (None, "cpu", "cuda")),

@@ -9,7 +9,7 @@ from typing import Optional
 
 from jrdp.config import Config
 from jrdp.errors import UserError
-from jrdp.files import refuse_url
+from jrdp.files import protect, refuse_url
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Location:
 def locate(name: str, root: str | os.PathLike) -> Location:
     """The dataset called `name`: one of `CATALOG` below `root`, or `images_folder:annotations.json`.
 
-    The two paths of the second form are taken from the working directory where they exist there, else from `root`.
+    The two paths of the second form are taken from the working directory where they exist there, else from `root`. The
+    annotations are an input from now on: nothing replaces them.
 
     Raises:
         UserError: for an unknown name, or when the folder or the json is not there (the message says where they
@@ -81,6 +82,7 @@ def locate(name: str, root: str | os.PathLike) -> Location:
             f"dataset {name} is not there: missing {' and '.join(missing)}; "
             "see docs/data.md for where to get it, and data.root for where it is looked for"
         )
+    protect(annotations)
     return Location(name, images, annotations, expected)
 
 

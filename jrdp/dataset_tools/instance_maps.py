@@ -25,7 +25,7 @@ from jrdp.data.naming import same_name
 from jrdp.data.rle import encode_mask
 from jrdp.data.transforms import PICTURE_SUFFIXES, read_image
 from jrdp.dataset_tools.masks import LOSSY, MASK_SUFFIXES, half_of_largest, index_map, refuse_smooth_edges, shape_of
-from jrdp.files import check_target, write_json
+from jrdp.files import check_target, protect, write_json
 from jrdp.errors import UserError
 
 _MOST_INSTANCES = 255
@@ -86,10 +86,11 @@ def convert_instance_maps(
     for folder in (masks, images):
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
-    check_target(out)
     inside = pictures_in(images)
     pictures = _by_stem(inside.pictures, images)
     found = _masks_by_stem(masks, soft)
+    protect(*pictures.values(), *found.values())
+    check_target(out)
     _refuse_unused(found, pictures, ignore, variable, soft)
     result = Conversion(Path(out), left_out=inside.note(images))
     entries, annotations = [], []

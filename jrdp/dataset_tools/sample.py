@@ -16,11 +16,13 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from jrdp.dataset_tools.outline import trace
 from jrdp.data.rle import encode_mask, encode_mask_as_list
-from jrdp.files import make_folder, write_json
+from jrdp.errors import UserError
+from jrdp.files import make_folder, read_json, write_json
 from jrdp.visualize import save_image
 
 _SIZES = [(240, 160), (240, 160), (160, 240), (216, 176), (176, 224)]  # width, height
 _FINER = 4  # outlines are drawn so many times finer, for smooth edges
+_DESCRIPTION = "jrdp sample set: generated pictures with exact masks"
 _FIRST_VAL_ID = 10001
 
 
@@ -42,9 +44,11 @@ def write_sample(directory: str | os.PathLike, train: int = 64, val: int = 16, s
     edges, as compressed and as uncompressed RLE; shapes with a hole always as RLE.
 
     Raises:
-        UserError: when something cannot be written.
+        UserError: when something cannot be written, or would replace annotations of another dataset.
     """
     folder = Path(directory)
+    for name in ("train", "val"):
+        _refuse_other_dataset(folder / f"{name}.json")
     images = make_folder(folder / "imgs")
     for part, (name, count, first_id) in enumerate((("train", train, 1), ("val", val, _FIRST_VAL_ID))):
         entries: list[dict] = []
@@ -58,10 +62,20 @@ def write_sample(directory: str | os.PathLike, train: int = 64, val: int = 16, s
             for mask in masks:
                 annotations.append(_annotation(len(annotations) + 1, entry["id"], mask))
         categories = [{"id": 1, "name": "salient"}]
-        info = {"description": "jrdp sample set: generated pictures with exact masks", "seed": seed}
+        info = {"description": _DESCRIPTION, "seed": seed}
         content = {"info": info, "categories": categories, "images": entries, "annotations": annotations}
         write_json(folder / f"{name}.json", content)
     return SampleSet(images, folder / "train.json", folder / "val.json")
+
+
+def _refuse_other_dataset(path: Path) -> None:
+    """Raise `UserError` for annotations that are not an earlier sample's: somebody's work would be replaced."""
+    if not path.exists():
+        return
+    data = read_json(path, "annotations")
+    info = data.get("info") if isinstance(data, dict) else None
+    if not isinstance(info, dict) or info.get("description") != _DESCRIPTION:
+        raise UserError(f"{path} is there already and is not of a sample set: give another folder")
 
 
 def _annotation(annotation_id: int, image_id: int, mask: np.ndarray) -> dict:

@@ -45,7 +45,13 @@ def differences(config: Config, saved: Config) -> list[str]:
         if mine[key] != theirs.get(key)
         and not (key == "solver.max_iterations" and mine[key] > theirs[key])  # a longer run goes on from the shorter
         and key not in _FREE and not key.startswith("test.")
+        or key == "train.weights" and _other_file(mine[key], theirs.get(key))
     )
+
+
+def _other_file(mine: str | None, theirs: str | None) -> bool:
+    """Whether a start is named that the run did not have: resuming would not look at it."""
+    return mine is not None and (theirs is None or Path(mine).resolve() != Path(theirs).resolve())
 
 
 def _flatten(values: dict, prefix: str = "") -> dict:

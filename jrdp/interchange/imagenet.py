@@ -21,7 +21,7 @@ from typing import Callable
 import numpy as np
 
 from jrdp.errors import UserError
-from jrdp.files import refuse_special, sha256_of
+from jrdp.files import protect, refuse_special, sha256_of
 from jrdp.interchange import weight_file
 from jrdp.interchange.backbones import DETECTRON_PREPROCESSING, Renamed
 from jrdp.interchange.layout import BACKBONE, backbone_layout
@@ -70,6 +70,8 @@ def write_imagenet_weights(
 
     Nothing is fetched before it is known that `target` can be written; its folder is made where it is missing.
     """
+    if source is not None:
+        protect(source)
     weight_file.check_writable(target)
     file = imagenet_weights(backbone, source, say)
     weight_file.write(target, file)

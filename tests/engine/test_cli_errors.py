@@ -182,3 +182,67 @@ def test_the_installed_command_exits_with_2(tmp_path):
 def test_nothing_to_resume(run, tmp_path):
     refused(run("train", "--out", tmp_path / "o", "--resume"), "nothing to resume", tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+def test_settings_that_a_command_never_looks_at_are_refused(run, tmp_path, weights, sample):
+    out, common = tmp_path / "o", ("--weights", weights)
+    predict = ("predict", *common, "--out", out, sample / "imgs")
+    refused(run(*predict, "--set", "solver.base_lr=1"), "--set solver.base_lr has no effect on jrdp predict")
+    refused(run(*predict, "--set", "test.batch_size=2"), "--set test.batch_size has no effect")
+    refused(run(*predict, "--set", "data.root=x"), "--set data.root has no effect")
+    refused(run("test", *common, "--out", out, "--set", "train.amp=true"), "train.amp has no effect on jrdp test")
+    refused(run("export", tmp_path / "x.onnx", *common, "--set", "test.engine=fast"), "no effect on jrdp export")
+    refused(run("data", "check", "a:b", "--set", "input.min_size=9"), "no effect on jrdp data check")
+    refused(run("data", "stats", "a:b", "--set", "solver.gamma=1"), "no effect on jrdp data stats")
+    refused(run("bench", "--cost", "--out", out, "--set", "input.min_size=9"), "no effect on jrdp bench --cost")
+    refused(run(*predict, "--set", "solver.nonsense=1"), "unknown key solver.nonsense")
+    assert not out.exists() and not (tmp_path / "x.onnx").exists()
+
+
+def test_options_without_effect_are_refused(run, tmp_path, weights, sample):
+    out = tmp_path / "o"
+    predict = ("predict", "--weights", weights, "--out", out)
+    refused(run(*predict, sample / "imgs", "--frames", 3), "--frames has no effect on pictures")
+    (tmp_path / "v.mp4").write_bytes(b"x")
+    refused(run(*predict, tmp_path / "v.mp4", "--jobs", 2), "--jobs has no effect on videos")
+    refused(run("bench", "--out", out, "--compiled"), "--compiled has no effect without --twin-python")
+    cost = ("bench", "--cost", "--out", out)
+    refused(run(*cost, "--rounds", 3, "--no-training"), "--rounds, --no-training have no effect with --cost")
+    refused(run(*cost, "--weights", weights, "--threads", 1), "--weights, --threads have no effect with --cost")
+    refused(run("train", "--out", out, "--seed", 1, "--set", "train.seed=2"), "--seed and --set train.seed")
+    refused(run("train", "--out", out, "--weights", weights, "--set", "train.weights=x"), "--weights and --set train.weights")
+    assert not out.exists()
+
+
+def test_resuming_with_other_start_weights_is_refused():
+    from jrdp.config import load_config
+    from jrdp.engine.run_folder import differences
+
+    saved, same = load_config(None, ["train.weights=a/b.pth"]), load_config(None, ["train.weights=./a/../a/b.pth"])
+    assert differences(load_config(), saved) == [] and differences(same, saved) == []
+    assert differences(load_config(None, ["train.weights=c.pth"]), saved) == ["train.weights"]
+    assert differences(saved, load_config()) == ["train.weights"]
+
+
+def test_no_dataset_tool_replaces_an_input(run, tmp_path):
+    """The same bytes after every command whose output is named like something it reads."""
+    write_sample(tmp_path / "s", train=1, val=1)
+    imgs, annotations = tmp_path / "s" / "imgs", tmp_path / "s" / "dataset_1.json"
+    (tmp_path / "s" / "val.json").rename(annotations)
+    before = annotations.read_bytes()
+    refused(run("data", "stats", f"{imgs}:{annotations}", "--out", tmp_path / "s"), "would replace the input")
+    assert annotations.read_bytes() == before
+    (imgs / "val_000.png").rename(imgs / "dataset_1.png")
+    picture = (imgs / "dataset_1.png").read_bytes()
+    refused(run("data", "stats", f"{imgs}:{annotations}", "--out", imgs), "would replace the input")
+    assert (imgs / "dataset_1.png").read_bytes() == picture
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (96, 64), 1).save(tmp_path / "masks" / "train_000.png")
+    mask = (tmp_path / "masks" / "train_000.png").read_bytes()
+    refused(run("data", "convert", tmp_path / "masks", imgs, tmp_path / "masks" / "train_000.png"), "would replace the input")
+    assert (tmp_path / "masks" / "train_000.png").read_bytes() == mask
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "train.json").write_text('{"images": []}')
+    refused(run("data", "sample", own), "train.json", "not of a sample set")
+    assert sorted(path.name for path in own.iterdir()) == ["train.json"]
