@@ -15,7 +15,7 @@ def find_weights(weights: Optional[Path]) -> Optional[Path]:
     return None if weights is None else locate(weights)
 
 
-_PREDICTION = ("model", "input", "test.mask_threshold", "test.engine", "test.tf32")
+_PREDICTION = ("model", "input", "test")
 # The parts of the configuration that a command looks at; `jrdp train` looks at all of it.
 _USED = {
     "predict": _PREDICTION,

@@ -29,7 +29,7 @@ def read_start(config: Config) -> WeightFile | None:
 def _check_backbone(file: WeightFile, config: Config) -> None:
     """Refuse another backbone before anything is asked of its preprocessing, which would not help then."""
     wanted, look = config.model.backbone.name, file.likeness
-    if look.backbone == wanted:
+    if look.backbone == wanted or wanted not in BACKBONE_NAMES:  # one of somebody's own has tensors of its own
         return
     if not look.backbone:
         what = f"it looks like {look}" if look.backbone is None else "it has no backbone"

@@ -188,7 +188,6 @@ def test_settings_that_a_command_never_looks_at_are_refused(run, tmp_path, weigh
     out, common = tmp_path / "o", ("--weights", weights)
     predict = ("predict", *common, "--out", out, sample / "imgs")
     refused(run(*predict, "--set", "solver.base_lr=1"), "--set solver.base_lr has no effect on jrdp predict")
-    refused(run(*predict, "--set", "test.batch_size=2"), "--set test.batch_size has no effect")
     refused(run(*predict, "--set", "data.root=x"), "--set data.root has no effect")
     refused(run("test", *common, "--out", out, "--set", "train.amp=true"), "train.amp has no effect on jrdp test")
     refused(run("export", tmp_path / "x.onnx", *common, "--set", "test.engine=fast"), "no effect on jrdp export")
