@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -192,7 +193,12 @@ def predict(
         taken=["predictions", "predictions.partial", *(task.name for task in tasks)],
     )
     if resume:
-        done = [name for name in names if all((out / f"{name}{suffix}").is_file() for suffix in (".mp4", ".json"))]
+        done = [
+            name
+            for name in names
+            if all((out / f"{name}{suffix}").is_file() for suffix in (".mp4", ".json"))
+            and not (out / f"{name}.partial.jsonl").exists()
+        ]
         videos, names = [v for v, n in zip(videos, names) if n not in done], [n for n in names if n not in done]
     failed: List[str] = []
     if jobs > 1:
@@ -216,9 +222,13 @@ def predict(
     if videos:
         from jrdp.engine.video import predict_video
 
+        def complain(text: str) -> None:
+            failed.append(text)
+            print(f"jrdp: {text}", file=sys.stderr)
+
         for video, name in zip(videos, names):
             try:
-                predict_video(model, video, out, name, threshold, frames)
+                predict_video(model, video, out, name, threshold, frames, asked, resume, complain)
             except UserError as error:
                 if len(videos) == 1 and not pictures:
                     raise
@@ -448,6 +458,9 @@ def main() -> None:
     from jrdp.machine.runtime import own_process
 
     own_process()
+    # OpenCV and its decoders write many lines about a damaged video or a missing camera: jrdp has one of its own.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     sys.exit(endings.run(app))
 
 

@@ -17,6 +17,11 @@ from typing import Any, BinaryIO, Callable, Iterator
 
 from jrdp.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # not on every system; there are no locks there
+    fcntl = None
+
 
 _made: list[Path] = []  # folders that this process has made, the outer ones first
 _inputs: dict[tuple[int, int], Path] = {}  # files that must stay as they are, by device and inode
@@ -196,6 +201,39 @@ def remove_leftovers(folder: Path, *names: str) -> None:
             if pattern.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 with suppress(OSError):
                     path.unlink()
+
+
+def lock_folder(folder: Path) -> int:
+    """A handle that holds a lock on `folder` until it is closed or the process ends; no file that could be left.
+
+    Raises `BlockingIOError` when another process holds it. Where there are no locks, there is none.
+    """
+    handle = os.open(folder, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise
+        except OSError:
+            pass  # a file system without locks
+    return handle
+
+
+def remove_leftover_folders(folder: Path, name: str, content: str) -> None:
+    """Remove the temporary folders for `name` that killed processes left, with the file `content` in them or nothing."""
+    pattern = re.compile(re.escape(temporary_prefix(name)) + "[a-z0-9_]{8}")
+    for path in folder.iterdir():
+        if not pattern.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+            continue
+        with suppress(OSError):
+            handle = lock_folder(path)  # held by a process that is alive and uses it
+            try:
+                if {inside.name for inside in path.iterdir()} <= {content}:
+                    (path / content).unlink(missing_ok=True)
+                    path.rmdir()
+            finally:
+                os.close(handle)
 
 
 def _open_temporary(path: Path) -> tuple[io.FileIO, Path]:

@@ -22,6 +22,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, Callable, Iterable, Iterator, Mapping, Optional
 
+from jrdp import endings
 from jrdp.errors import UserError
 
 _START = "import sys; sys.path[:] = {path!r}; from jrdp.data.workers import serve; serve()"
@@ -245,6 +246,7 @@ def _result(function: Callable, arguments: tuple) -> bytes:
 
 def _failure(error: Exception) -> bytes:
     """An answer; to be called while the error is being handled."""
-    if isinstance(error, UserError):
-        return pickle.dumps(("user error", str(error)))
+    reason = endings.reason_of(error)  # what files and the machine cause is no mistake of ours here either
+    if reason is not None:
+        return pickle.dumps(("user error", reason))
     return pickle.dumps(("error", traceback.format_exc()))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from jrdp.engine.log import read_log
 from jrdp.evaluation.curves import new_figure, png_bytes
 from jrdp.files import write_bytes
 
 
 def plot_curves(log: Path, target: Path) -> None:
     """Plot `log.jsonl` to a PNG; every loss thin as logged and thick as a running mean over 1/50 of the run."""
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    records = read_log(log)
     if not records:
         return
     iterations = np.array([record["iteration"] for record in records])

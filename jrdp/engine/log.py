@@ -10,8 +10,29 @@ from pathlib import Path
 import numpy as np
 
 from jrdp.engine import distributed
+from jrdp.data.shapes import finite_numbers
 from jrdp.engine.steps import Step
-from jrdp.files import parse_json, write_text
+from jrdp.files import parse_json, refuse_special, write_text
+
+
+VALUES = ("loss", "loss_cls", "loss_reg", "loss_centerness", "loss_mask", "lr", "seconds")  # of a line, beside its iteration
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a `log.jsonl` that hold what a run writes; others were cut by a kill, or written by somebody else."""
+    if not path.exists():
+        return []
+    refuse_special(path)
+    return [record for record in map(_parsed, path.read_text(encoding="utf-8", errors="replace").splitlines()) if record]
+
+
+def _parsed(line: str) -> dict | None:
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    whole = isinstance(record, dict) and type(record.get("iteration")) is int and 0 < record["iteration"] < 1 << 31
+    return record if whole and finite_numbers([record.get(name) for name in VALUES]) else None
 
 
 class TrainingLog:
@@ -20,16 +41,9 @@ class TrainingLog:
     def __init__(self, path: Path, first: int):
         self._recent: deque[float] = deque(maxlen=30)
         self._path = path
-        kept = []
-        if first and path.exists():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    if int(parse_json(line)["iteration"]) <= first:
-                        kept.append(line + "\n")
-                except (ValueError, KeyError, TypeError, OverflowError):
-                    continue  # cut by a kill, or written by somebody else
+        kept = [record for record in read_log(path) if record["iteration"] <= first] if first else []
         if distributed.is_main():
-            write_text(path, "".join(kept))
+            write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = None
 
     def __enter__(self) -> TrainingLog:

@@ -15,6 +15,11 @@ from typing import NamedTuple
 from jrdp.errors import UserError
 from jrdp.files import atomic_write, parse_json, refuse_inputs
 
+try:
+    import fcntl
+except ImportError:  # not on every system; there are no locks there
+    fcntl = None
+
 NAME = "predictions.partial.jsonl"
 
 
@@ -63,6 +68,7 @@ class Record:
         try:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
             self._file = os.fdopen(os.open(self._path, flags, 0o666), "r+b")
+            _lock(self._file, self._out)
             self._file.truncate(self._end)
             self._file.seek(self._end)
             if self._end == 0:
@@ -139,6 +145,19 @@ class Record:
                     self._end += len(line)
         except OSError as error:
             raise UserError(f"cannot read {self._path}: {error.strerror}") from error
+
+
+def _lock(file, out: Path) -> None:
+    """Hold `file` until it is closed; raises `UserError` when another process has it, which writes to the same folder."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(f"another process is predicting into {out}: wait for it, or give another --out") from error
+    except OSError:
+        pass  # a file system without locks
 
 
 def is_finished(out: Path, tasks: list[Task]) -> bool:

@@ -9,12 +9,7 @@ from typing import Iterator
 
 from jrdp.engine import distributed
 from jrdp.errors import UserError
-from jrdp.files import make_folder, remove_leftovers
-
-try:
-    import fcntl
-except ImportError:  # not on every system; there is no lock there
-    fcntl = None
+from jrdp.files import lock_folder, make_folder, remove_leftovers
 
 
 @contextmanager
@@ -29,15 +24,11 @@ def run_lock(out: Path, resume: bool) -> Iterator[None]:
         yield
         return
     make_folder(out)
-    handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)  # the folder itself: no file that could be left or removed
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another process is training into {out}: wait for it, or give another --out") from error
-            except OSError:
-                pass  # a file system without locks
+        handle = lock_folder(out)
+    except BlockingIOError as error:
+        raise UserError(f"another process is training into {out}: wait for it, or give another --out") from error
+    try:
         _clear(out)
         yield
         _clear(out)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from jrdp import visualize
+from jrdp.engine.frame_record import FrameRecord
 from jrdp.engine.predict import coco_results
 from jrdp.engine.predictor import SalientInstanceModel
 from jrdp.errors import UserError
-from jrdp.files import refuse_inputs, refuse_special, temporary_prefix, write_json
+from jrdp.evaluation.rle import decode_mask
+from jrdp.files import atomic_write, lock_folder, refuse_inputs, refuse_special, remove_leftover_folders, temporary_prefix
 
 CAMERA_FPS = 25.0  # of the written video, for a camera that does not tell its own
+_VIDEO = "video.mp4"  # what grows in the folder of unfinished work
 
 
 def predict_video(
@@ -28,11 +35,16 @@ def predict_video(
     name: str,
     threshold: float,
     frames: int | None = None,
+    asked: dict | None = None,
+    resume: bool = False,
+    complain: Callable[[str], None] = lambda text: print(f"jrdp: {text}", file=sys.stderr),
 ) -> int:
     """Predict every frame of a video (`source` a file) or a camera (`source` its index) and write to the folder `out`.
 
     `NAME.mp4` shows the instances above `threshold`; `NAME.json` holds `fps`, `size` and every detection of every frame
     as COCO results whose `image_id` is the frame's number from 0. A camera runs until `frames`, or until interrupted.
+    What is found is in `NAME.partial.jsonl` at once: with `resume`, frames that an ended run `asked` the same has left
+    there are drawn again, but not predicted again. `complain` is told of a video that ends before its time.
 
     Returns:
         the number of frames.
@@ -42,71 +54,158 @@ def predict_video(
     """
     if not isinstance(source, int):
         refuse_special(source)
-    capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
-    what = f"camera {source}" if isinstance(source, int) else f"video {source}"
-    target = out / f"{name}.mp4"
-    for path in (target, out / f"{name}.json"):
+    for path in (out / f"{name}.mp4", out / f"{name}.json"):
         refuse_inputs(path)
-    work = Path(tempfile.mkdtemp(prefix=temporary_prefix(name), dir=out))  # OpenCV would follow a link that waits there
-    try:
-        return _predict_video(model, capture, source, what, work / "video.mp4", target, name, threshold, frames)
-    finally:
-        capture.release()
-        shutil.rmtree(work, ignore_errors=True)
+    with _work_folder(out, name) as work, _opened(source, model.upright) as video:
+        first = next(video.pictures(1), None)
+        if first is None:
+            raise UserError(f"cannot read any frame of {video.what}: not a video, damaged, or in use by another program")
+        asked = {**(asked or {}), "video": _stamp(source), "threshold": threshold}
+        with _record(out, name, asked, resume and not isinstance(source, int), video) as record:
+            return _predict(model, video, first, work / _VIDEO, out, name, threshold, frames, record, complain)
 
 
-def _predict_video(model, capture, source, what: str, unfinished: Path, target: Path, name: str, threshold, frames) -> int:
-    """`predict_video` with the source opened; `unfinished` is where the video grows, `target` where it ends."""
-    out = target.parent
-    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # turned here, so that no build of OpenCV does it twice or not at all
-    turn = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360 if model.upright else 0
-    if turn:
-        print(f"{what}: turned by {turn} degrees, as it says; results are in upright pixels (--set input.exif=ignore)")
-    writer, results, count, size = None, [], 0, (0, 0)
-    fps = capture.get(cv2.CAP_PROP_FPS) or CAMERA_FPS
-    total = frames if isinstance(source, int) else _known_length(capture, frames)
+def _predict(model, video: _Video, first, unfinished: Path, out: Path, name: str, threshold, frames, record, complain) -> int:
+    """`predict_video` with the source opened; `unfinished` is where the video grows."""
+    target, count, kept = out / f"{name}.mp4", 0, record.done
+    size = first.shape[:2]
+    writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), video.fps, (size[1], size[0]))
     started = time.monotonic()
     try:
-        for picture in tqdm(_read(capture, frames, turn), total=total, unit="frame", desc=what, disable=None):
-            if writer is None:
-                size = picture.shape[:2]
-                writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), fps, (size[1], size[0]))
-                if not writer.isOpened():
-                    raise UserError(f"cannot write {target}: OpenCV has no encoder for it here")
-            prediction = model.predict(np.ascontiguousarray(picture))
-            results += coco_results(prediction, count, f"{name}#{count}")
-            shown = prediction.above(threshold)
-            drawn = visualize.overlay(prediction.photo, shown.masks, shown.boxes, shown.scores)
+        if not writer.isOpened():
+            raise UserError(f"cannot write {target}: OpenCV has no encoder for it here")
+        total = min(filter(None, (video.length, frames)), default=None)
+        pictures = video.pictures(frames, first)
+        for picture in tqdm(pictures, total=total, unit="frame", desc=video.what, disable=None):
+            if count >= record.done:
+                prediction = model.predict(np.ascontiguousarray(picture))
+                record.add(coco_results(prediction, count, f"{name}#{count}"))
+                shown = prediction.above(threshold)
+                drawn = visualize.overlay(prediction.photo, shown.masks, shown.boxes, shown.scores)
+            else:
+                drawn = _drawn_again(np.ascontiguousarray(picture), record.results(count), threshold)
             writer.write(np.ascontiguousarray(drawn[:, :, ::-1]))
             count += 1
     except KeyboardInterrupt:
-        if not isinstance(source, int):
+        if not video.is_camera:
             raise
     finally:
-        capture.release()
-        if writer is not None:
-            writer.release()
-    if count == 0:
-        raise UserError(f"cannot read any frame of {what}: not a video, damaged, or in use by another program")
+        writer.release()
     written = _count_frames(unfinished)
     if written != count:  # OpenCV does not say so when the disk is full
         raise UserError(f"cannot write {target}: only {written} of its {count} frames could be stored (is the disk full?)")
-    write_json(out / f"{name}.json", {"fps": fps, "size": list(size), "frames": count, "results": results})
+    detections = _write_results(out / f"{name}.json", {"fps": video.fps, "size": list(size), "frames": count}, record, count)
     unfinished.replace(target)
-    speed = count / (time.monotonic() - started)
-    print(f"{what}: {count} frames at {speed:.1f} frames/s, {len(results)} detections: {target}")
+    speed = (count - min(kept, count)) / (time.monotonic() - started)
+    print(f"{video.what}: {count} frames at {speed:.1f} frames/s, {detections} detections: {target}")
+    if video.length and (frames is None or frames > count) and count < video.length - max(2, video.length // 100):
+        complain(f"{video.what} ends after {count} of the {video.length} frames that it announces: damaged or cut off")
     return count
 
 
-def _read(capture: cv2.VideoCapture, frames: int | None, turn: int = 0) -> Iterator[np.ndarray]:
-    """RGB uint8 `[height, width, 3]` frames, at most `frames`, turned clockwise by `turn` degrees (quarters)."""
-    count = 0
-    while frames is None or count < frames:
-        more, picture = capture.read()
-        if not more:
-            return
-        yield np.rot90(picture, -(turn // 90))[:, :, ::-1]
-        count += 1
+def _drawn_again(photo: np.ndarray, results: list[dict], threshold: float) -> np.ndarray:
+    """The overlay of a frame from its COCO results."""
+    shown = [entry for entry in results if entry["score"] > threshold]
+    masks = np.array([decode_mask(entry["segmentation"]) for entry in shown]).reshape(-1, *photo.shape[:2])
+    boxes = np.array([entry["bbox"] for entry in shown], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2] - 1
+    return visualize.overlay(photo, masks, boxes, np.array([entry["score"] for entry in shown], np.float32))
+
+
+def _write_results(path: Path, head: dict, record: FrameRecord, count: int) -> int:
+    """Write `NAME.json` without holding all of it in memory; returns how many detections it holds."""
+    detections = 0
+    with atomic_write(path) as stream:
+        stream.write(json.dumps(head).encode()[:-1] + b', "results": [')
+        for frame in range(count):
+            for entry in record.results(frame):
+                stream.write((b", " if detections else b"") + json.dumps(entry, allow_nan=False).encode())
+                detections += 1
+        stream.write(b"]}\n")
+    return detections
+
+
+class _Video:
+    """An opened source. length: the frames that it announces, None where it does not or is a camera."""
+
+    def __init__(self, capture: cv2.VideoCapture, what: str, is_camera: bool, upright: bool):
+        self._capture, self.what, self.is_camera = capture, what, is_camera
+        # Turned here, so that no build of OpenCV does it twice or not at all.
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        self._turn = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360 if upright else 0
+        if self._turn:
+            print(
+                f"{what}: turned by {self._turn} degrees, as it says; results are in upright pixels (--set input.exif=ignore)"
+            )
+        self.fps = _sound(capture.get(cv2.CAP_PROP_FPS)) or CAMERA_FPS
+        self.length = None if is_camera else int(_sound(capture.get(cv2.CAP_PROP_FRAME_COUNT))) or None
+
+    def pictures(self, most: int | None, first: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """The next RGB uint8 `[height, width, 3]` frames, at most `most`, turned; `first`, already read, before them."""
+        count = 0
+        if first is not None:
+            yield first
+            count = 1
+        while most is None or count < most:
+            more, picture = self._capture.read()
+            if not more:
+                return
+            yield np.rot90(picture, -(self._turn // 90))[:, :, ::-1]
+            count += 1
+
+
+def _sound(value: float) -> float:
+    """A property of a source, or 0 where it is nonsense: damaged headers give negative and infinite ones."""
+    return value if 0 < value < 1e9 else 0.0
+
+
+@contextmanager
+def _opened(source: Path | int, upright: bool) -> Iterator[_Video]:
+    is_camera = isinstance(source, int)
+    capture = cv2.VideoCapture(source if is_camera else str(source))
+    try:
+        yield _Video(capture, f"camera {source}" if is_camera else f"video {source}", is_camera, upright)
+    finally:
+        capture.release()
+
+
+@contextmanager
+def _record(out: Path, name: str, asked: dict, resume: bool, video: _Video) -> Iterator[FrameRecord]:
+    """The record of a run; removed when it ends well, or holds nothing."""
+    record = FrameRecord(out / f"{name}.partial.jsonl", asked, resume)
+    try:
+        yield record
+    except BaseException:
+        record.close(remove=record.done == 0 or video.is_camera)
+        if record.done and not video.is_camera:
+            text = f"{record.done} frames of {video.what} are kept in {out}: the same command with --resume does the rest"
+            print(f"jrdp: {text}", file=sys.stderr)
+        raise
+    record.close(remove=True)
+
+
+@contextmanager
+def _work_folder(out: Path, name: str) -> Iterator[Path]:
+    """A folder of our own in `out` for unfinished work, since OpenCV would follow a link that waits for it in `out`.
+
+    What killed runs have left of such folders is removed first.
+    """
+    remove_leftover_folders(out, name, _VIDEO)
+    work = Path(tempfile.mkdtemp(prefix=temporary_prefix(name), dir=out))
+    handle = lock_folder(work)
+    try:
+        yield work
+    finally:
+        os.close(handle)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _stamp(source: Path | int) -> list:
+    """What changes when the video does."""
+    if isinstance(source, int):
+        return [source]
+    status = os.stat(source)
+    return [str(source), status.st_size, status.st_mtime_ns]
 
 
 def _count_frames(path: Path) -> int:
@@ -117,10 +216,3 @@ def _count_frames(path: Path) -> int:
         count += 1
     capture.release()
     return count
-
-
-def _known_length(capture: cv2.VideoCapture, frames: int | None) -> int | None:
-    length = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    if length <= 0:
-        return frames
-    return length if frames is None else min(length, frames)

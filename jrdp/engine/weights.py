@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from jrdp import interchange
-from jrdp.config import Config, load_config, own_parts, parse_config
+from jrdp.config import Config, InputConfig, load_config, own_parts, parse_config
 from jrdp.errors import UserError
 from jrdp.import_path import is_imported
 from jrdp.interchange import WeightFile
@@ -70,6 +71,25 @@ def check_finite(tensors: dict, path: str | Path | None) -> None:
             )
 
 
+def _parsed_preprocessing(stored: object, mine: dict, file: WeightFile) -> dict:
+    """The preprocessing in a header, checked; what it does not name is as in `mine`. Raises `UserError` for nonsense."""
+    damaged = UserError(f"the header of {file.path} is damaged: its preprocessing is {_short(stored)}")
+    if not isinstance(stored, dict) or not isinstance(stored.get("stride_in_1x1", True), (bool, type(None))):
+        raise damaged
+    named = {key: value for key, value in stored.items() if key in InputConfig.model_fields}
+    try:
+        values = InputConfig.model_validate({**{key: mine[key] for key in InputConfig.model_fields}, **named})
+    except ValidationError as error:
+        raise damaged from error
+    stride = stored.get("stride_in_1x1")
+    return {**values.model_dump(mode="json"), "stride_in_1x1": mine["stride_in_1x1"] if stride is None else stride}
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+
+
 def check_preprocessing(file: WeightFile, config: Config) -> None:
     """Refuse weights that were made for other pixels or strides than `config` has; a file that says nothing passes.
 
@@ -80,6 +100,7 @@ def check_preprocessing(file: WeightFile, config: Config) -> None:
     if preprocessing is None:
         return
     mine = {**config.input.model_dump(mode="json"), "stride_in_1x1": config.model.backbone.strides_in_1x1}
+    stored = _parsed_preprocessing(preprocessing, mine, file)
     keys = {
         "channel_order": "input.channel_order",
         "scale": "input.scale",
@@ -89,7 +110,7 @@ def check_preprocessing(file: WeightFile, config: Config) -> None:
     }
     fixes = []
     for name, key in keys.items():
-        theirs = preprocessing.get(name, mine[name])
+        theirs = stored[name]
         if isinstance(theirs, (str, bool)):
             same = theirs == mine[name]
         else:

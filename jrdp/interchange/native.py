@@ -54,6 +54,8 @@ def read_state(file: WeightFile) -> TrainingState | None:
     name = file.metadata.get("state")
     if not isinstance(name, str) or file.path is None:
         return None
+    if not Path(name).name or "\0" in name:
+        raise UserError(f"{file.path}: its header names the training state {name!r:.60}: the header is damaged")
     path = file.path.with_name(Path(name).name)
     if not path.is_file():
         raise UserError(f"{file.path} belongs to the training state {path}, which is missing")

@@ -106,3 +106,14 @@ def test_a_link_planted_where_the_record_goes_is_not_followed(photos, tmp_path):
     with pytest.raises(UserError):
         predict(photos, out)
     assert victim.read_text() == "precious"
+
+
+def test_two_runs_into_one_folder(photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with Record(out, {}, resume=False):
+        with pytest.raises(UserError, match="another process is predicting into"):
+            with Record(out, {}, resume=False):
+                pass
+    with Record(out, {}, resume=False):
+        pass

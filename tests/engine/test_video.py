@@ -1,6 +1,7 @@
 """Predicting a video: every frame, its detections, and the overlaid video; and what cannot be read."""
 
 import json
+import os
 import struct
 
 import cv2
@@ -49,6 +50,75 @@ def test_every_frame_is_predicted_and_drawn(model, clip, tmp_path):
 
 def test_frames_stops_early(model, clip, tmp_path):
     assert predict_video(model, clip, tmp_path, "short", 0.1, frames=2) == 2
+
+
+class Stops:
+    """A model that is interrupted at a frame, and counts what it is asked."""
+
+    def __init__(self, model, at=None, error=KeyboardInterrupt):
+        self.model, self.upright, self.at, self.error, self.asked = model, model.upright, at, error, 0
+
+    def predict(self, picture):
+        if self.asked == self.at:
+            raise self.error
+        self.asked += 1
+        return self.model.predict(picture)
+
+
+def test_an_ended_run_is_continued_without_predicting_again(model, clip, tmp_path, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    whole.mkdir(), out.mkdir()
+    predict_video(model, clip, whole, "clip", 0.05)
+    with pytest.raises(KeyboardInterrupt):
+        predict_video(Stops(model, at=3), clip, out, "clip", 0.05)
+    assert "3 frames of video" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["clip.partial.jsonl"]
+    with open(out / "clip.partial.jsonl", "ab") as stream:
+        stream.write(b'{"results": [{"cut')  # as a kill leaves it
+    with pytest.raises(UserError, match="--resume with another video"):
+        predict_video(model, clip, out, "clip", 0.5, resume=True)
+    again = Stops(model)
+    assert predict_video(again, clip, out, "clip", 0.05, resume=True) == 5 and again.asked == 2
+    assert sorted(path.name for path in out.iterdir()) == ["clip.json", "clip.mp4"]
+    assert (out / "clip.json").read_bytes() == (whole / "clip.json").read_bytes()
+    assert np.array_equal(frames_of(out / "clip.mp4"), frames_of(whole / "clip.mp4"))
+    predict_video(again, clip, out, "clip", 0.05)
+    assert again.asked == 7  # without --resume, all of it
+
+
+def frames_of(path):
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    return np.array(frames)
+
+
+def test_folders_that_killed_runs_left_are_removed(model, clip, tmp_path):
+    from jrdp.files import lock_folder
+
+    out = tmp_path / "out"
+    for name, content in ((".clip.abcdefgh", "video.mp4"), (".clip.aaaaaaaa", "mine.txt"), (".clip.bbbbbbbb", "video.mp4")):
+        (out / name).mkdir(parents=True)
+        (out / name / content).write_bytes(b"x")
+    handle = lock_folder(out / ".clip.bbbbbbbb")  # of a process that is at work
+    predict_video(model, clip, out, "clip", 0.5, frames=1)
+    os.close(handle)
+    assert sorted(path.name for path in out.iterdir()) == [".clip.aaaaaaaa", ".clip.bbbbbbbb", "clip.json", "clip.mp4"]
+
+
+def test_a_video_that_ends_early_is_complained_of(model, tmp_path):
+    path = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 64))
+    for number in range(30):
+        writer.write(np.random.default_rng(number).integers(0, 255, (64, 96, 3), dtype=np.uint8))
+    writer.release()
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 3])
+    said = []
+    count = predict_video(model, path, tmp_path, "cut_out", 0.5, complain=said.append)
+    assert 0 < count < 15 and len(said) == 1 and f"ends after {count} of the 30 frames" in said[0]
+    predict_video(model, path, tmp_path, "cut_out", 0.5, frames=2, complain=said.append)
+    assert len(said) == 1  # asked for no more
 
 
 def test_what_is_no_video_leaves_nothing(model, tmp_path):
