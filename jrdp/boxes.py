@@ -74,3 +74,13 @@ def to_xywh(boxes: np.ndarray) -> np.ndarray:
     """(x1, y1, x2, y2) to COCO's (x, y, width, height): width = x2 - x1 + 1."""
     x1, y1, x2, y2 = as_boxes(boxes).T
     return np.stack([x1, y1, x2 - x1 + 1, y2 - y1 + 1], axis=1)
+
+
+def overlap(xywh: tuple[float, float, float, float], bounds: tuple[float, float, float, float]) -> float:
+    """Intersection over union of a COCO box and bounds, as areas without +1; sides count as at least one pixel."""
+    x, y, width, height = xywh
+    x1, y1, x2, y2 = bounds
+    x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
+    width, height = max(width, 1), max(height, 1)
+    inner = max(min(x + width, x2) - max(x, x1), 0) * max(min(y + height, y2) - max(y, y1), 0)
+    return inner / (width * height + (x2 - x1) * (y2 - y1) - inner)

@@ -461,7 +461,13 @@ def main() -> None:
     # OpenCV and its decoders write many lines about a damaged video or a missing camera: jrdp has one of its own.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    sys.exit(endings.run(app))
+    sys.exit(endings.run(_run))
+
+
+def _run() -> None:
+    if "" in sys.argv[1:]:  # as a path it would mean the working folder
+        raise UserError("one of the arguments is empty: is a variable of the command line not set?")
+    app()
 
 
 if __name__ == "__main__":

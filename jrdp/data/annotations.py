@@ -74,6 +74,9 @@ def load_json(path: str | os.PathLike) -> dict:
 
 def check_form(data: Any, where: str) -> None:
     """Raises `UserError` unless `data` is a mapping with the lists of a COCO json."""
+    other = _other_format(data)
+    if other:
+        raise UserError(f"{where} is not a COCO json: it looks like {other}")
     if not isinstance(data, dict):
         raise UserError(f"{where} is not a COCO json: it must be a mapping with images, annotations and categories")
     for key in ("images", "annotations", "categories"):
@@ -86,6 +89,27 @@ def check_form(data: Any, where: str) -> None:
     for number, category in enumerate(data["categories"]):
         if not isinstance(category, dict) or not isinstance(read_id(category.get("id")), int):
             raise UserError(f"{where} is not a COCO json: entry {number} of categories has no integer id")
+
+
+def _other_format(data: Any) -> Optional[str]:
+    """What people take for annotations in COCO's form, and what to do about it."""
+    entry = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
+    if "image_id" in entry and "score" in entry:
+        return "a list of results (detections), which `jrdp analyze --compare` takes"
+    if "data" in entry and ("annotations" in entry or "completions" in entry):
+        return "an export of Label Studio in its own form: export it as COCO"
+    if not isinstance(data, dict):
+        return None
+    if "shapes" in data and "imagePath" in data:
+        return "labelme's file of one picture: convert the folder of them to COCO (labelme2coco)"
+    if "_via_img_metadata" in data or "_via_settings" in data:
+        return "a project of the VGG Image Annotator: export its annotations as COCO"
+    if data.get("type") == "FeatureCollection":
+        return "GeoJSON"
+    listed = data.get("annotations")
+    if isinstance(listed, list) and listed and isinstance(listed[0], dict) and "segments_info" in listed[0]:
+        return "COCO's panoptic form, whose masks are in pictures"
+    return None
 
 
 @dataclass(frozen=True)

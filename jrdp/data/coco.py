@@ -23,12 +23,15 @@ from PIL import Image
 
 from jrdp import boxes as box_math
 from jrdp.config import InputConfig
-from jrdp.data.annotations import ImageEntry, ImageId, Instance, has_shape, mask_area, read_annotations
+from jrdp.data.annotations import ImageEntry, ImageId, Instance, has_shape, mask_area, read_annotations, shape_bounds
 from jrdp.data.naming import find_picture, refuse_backslashes
 from jrdp.data.rle import decode_runs
 from jrdp.data.transforms import PreparedImage, prepare_image, read_image, resize_shape
 from jrdp.errors import UserError
 from jrdp.structures import Targets
+
+
+_FEW_BOXES = 8  # as many odd ones may be mistakes of somebody's; more than half of a set are another convention
 
 
 class Example(NamedTuple):
@@ -83,6 +86,7 @@ class CocoDataset:
         if not self._records:
             what = "no picture has a usable instance" if records else "it has no images"
             raise UserError(f"{json_path}: {what}, so there is nothing to {'train' if training else 'test'} on")
+        _refuse_other_boxes(images, annotations.instances, json_path)
         if not training and not _any_mask(images, annotations.instances):
             raise UserError(f"{json_path}: no instance has a mask inside its picture, so there is no mask AP to test for")
 
@@ -181,6 +185,17 @@ def usable(image: ImageEntry, instances: Sequence[Instance]) -> tuple[np.ndarray
     boxes = box_math.clip(boxes, image.height, image.width)
     shaped = np.array([has_shape(instance) for instance in instances], dtype=bool)
     return box_math.nonempty(boxes) & shaped, boxes
+
+
+def _refuse_other_boxes(images: dict[ImageId, ImageEntry], instances: Sequence[Instance], where: str | os.PathLike) -> None:
+    """Raise `UserError` where most boxes do not fit their shapes, as with [x1, y1, x2, y2] or shares of the picture."""
+    shaped = [instance for instance in instances if not instance.crowd and has_shape(instance)]
+    odd = [i for i in shaped if box_math.overlap(i.xywh, shape_bounds(i, images[i.image_id])) < 0.5]
+    if len(odd) >= _FEW_BOXES and 2 * len(odd) > len(shaped):
+        raise UserError(
+            f"{where}: {len(odd)} of {len(shaped)} boxes do not fit their masks, first that of annotation {odd[0].id}; bbox "
+            "is [x, y, width, height] in pixels; `jrdp data check` lists them"
+        )
 
 
 def _any_mask(images: dict[ImageId, ImageEntry], instances: Sequence[Instance]) -> bool:

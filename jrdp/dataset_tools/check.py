@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from jrdp.boxes import overlap
 from jrdp.data.annotations import (
     Annotations,
     ImageEntry,
@@ -152,20 +153,10 @@ def _instance_problems(instance: Instance, image: ImageEntry) -> list[tuple[str,
         problems.append(("no shape", line))
     elif mask_area(instance, image) == 0:
         problems.append(("no pixel", "its segmentation covers no pixel"))
-    elif _overlap(instance.xywh, shape_bounds(instance, image)) < 0.5:
+    elif overlap(instance.xywh, shape_bounds(instance, image)) < 0.5:
         bounds = ", ".join(f"{value:g}" for value in shape_bounds(instance, image))
         problems.append(("no fit", f"{shown} does not fit its segmentation, which spans x1, y1, x2, y2 = {bounds}"))
     return problems
-
-
-def _overlap(xywh: tuple[float, float, float, float], bounds: tuple[float, float, float, float]) -> float:
-    """Intersection over union of a COCO box and bounds, as areas without +1; sides count as at least one pixel."""
-    x, y, width, height = xywh
-    x1, y1, x2, y2 = bounds
-    x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
-    width, height = max(width, 1), max(height, 1)
-    inner = max(min(x + width, x2) - max(x, x1), 0) * max(min(y + height, y2) - max(y, y1), 0)
-    return inner / (width * height + (x2 - x1) * (y2 - y1) - inner)
 
 
 def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: Report) -> None:

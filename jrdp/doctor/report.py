@@ -47,7 +47,11 @@ def run_doctor(device: str = "auto", warm: bool = False) -> int:
 
     Returns:
         0 when everything works on the chosen device, 1 otherwise.
+
+    Raises:
+        UserError: for a word that is no choice of device.
     """
+    runtime.check_device(device)
     report = _Report()
     setup = runtime.prepare()
     _describe_machine(report)

@@ -40,6 +40,12 @@ def own_process() -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+def check_device(device: str) -> None:
+    """Raise `UserError` for a word that is no choice of device."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
+
+
 def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) -> str:
     """Import Jittor, choose the device ("auto", "cpu", "cuda") and seed it; returns "cpu" or "cuda".
 
@@ -49,8 +55,7 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     Jittor's messages are kept quiet unless JRDP_VERBOSE is set. Raises `UserError` when Jittor cannot run here,
     `device` or `tf32` cannot be had, or Jittor has been imported with the other choice.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
+    check_device(device)
     setup = prepare()
     if setup.problems:
         raise UserError(setup.problems[0])

@@ -279,3 +279,33 @@ def test_string_ids_and_boxes_from_shapes(tiny_set):
     from jrdp.data.annotations import parse_annotations
 
     assert {i.xywh for i in parse_annotations(tiny_set.data, "set").instances} == {(4.0, 5.0, 20.0, 30.0)}
+
+
+def test_boxes_of_another_convention_are_refused_where_most_have_it(tiny_set, make_annotation):
+    tiny_set.data["annotations"] = [make_annotation(number, 10 + 10 * (number % 3)) for number in range(1, 17)]
+    CocoDataset(*tiny_set.write(), InputConfig(), training=True)
+    for entry in tiny_set.data["annotations"][:7]:
+        entry["bbox"] = [4, 4, 50, 50]  # a few mistakes are let through: `jrdp data check` names them
+    CocoDataset(*tiny_set.write(), InputConfig(), training=True)
+    for entry in tiny_set.data["annotations"][:9]:
+        entry["bbox"] = [0.1, 0.1, 0.5, 0.5]
+    with pytest.raises(UserError, match=r"9 of 16 boxes do not fit their masks, first that of annotation 1; .*width, height"):
+        CocoDataset(*tiny_set.write(), InputConfig(), training=True)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"shapes": [], "imagePath": "a.jpg"}, "labelme"),
+        ([{"image_id": 1, "score": 0.5, "bbox": [1, 2, 3, 4]}], "a list of results"),
+        ([{"data": {}, "annotations": []}], "Label Studio"),
+        ({"_via_img_metadata": {}}, "VGG Image Annotator"),
+        ({"type": "FeatureCollection"}, "GeoJSON"),
+        ({"images": [], "categories": [], "annotations": [{"segments_info": []}]}, "panoptic"),
+    ],
+)
+def test_files_of_other_programs_are_named(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"a.json is not a COCO json: it looks like .*{words}"):
+        CocoDataset(tmp_path, path, InputConfig(), training=True)

@@ -125,3 +125,8 @@ def test_a_failing_warm_up_gives_stderr_back(checks, capfd, monkeypatch):
         doctor_warm.warm_up("cpu")
     os.write(2, b"after")
     assert capfd.readouterr().err == "after"
+
+
+def test_a_device_that_does_not_exist_is_refused():
+    with pytest.raises(UserError, match="unknown device 'tpu': choose auto, cpu or cuda"):
+        run_doctor("tpu")

@@ -245,3 +245,11 @@ def test_no_dataset_tool_replaces_an_input(run, tmp_path):
     (own / "train.json").write_text('{"images": []}')
     refused(run("data", "sample", own), "train.json", "not of a sample set")
     assert sorted(path.name for path in own.iterdir()) == ["train.json"]
+
+
+def test_an_empty_argument_is_no_path(run, tmp_path, weights, monkeypatch):
+    """As a path it is the working folder: a variable that is not set would predict or fill it."""
+    monkeypatch.chdir(tmp_path)
+    refused(run("predict", "--weights", weights, "--out", tmp_path / "o", ""), "one of the arguments is empty")
+    refused(run("data", "sample", ""), "one of the arguments is empty")
+    assert list(tmp_path.iterdir()) == []
