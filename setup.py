@@ -16,6 +16,7 @@ REQUIRES = [
     "pydantic>=2.5,<3",  # typed configuration with errors that name the key
     "typer>=0.9,<1",  # the command line
     "tqdm>=4.60,<5",  # progress bars
+    "cloudpickle>=2,<4",  # a dataset that a script or a notebook defines reaches the processes that read pictures
     "safetensors>=0.4,<1",  # native checkpoints that hold no code
     "matplotlib>=3.5,<4",  # curves
     "onednn-cpu-gomp==2022.2.1; platform_machine == 'x86_64'",  # CPU convolutions; the last line Jittor compiles with
@@ -47,8 +48,9 @@ EXTRAS = {
     "torch": ["torch>=2.0"],  # the PyTorch twin of `jrdp compare`; nothing else imports it
     "cuda13": CUDA13,
     "onnx": ONNX,
+    "tensorboard": ["tensorboardX>=2.6,<3"],  # train.tensorboard
     "demo": ["gradio>=4.44,<7"],  # the page of `jrdp demo`
-    "dev": ["pytest>=7,<10", *ONNX],  # the tests, of the export too
+    "dev": ["pytest>=7,<10", "tensorboardX>=2.6,<3", *ONNX],  # the tests, of the export too
 }
 
 setup(

@@ -45,3 +45,42 @@ def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrid
     from jrdp.engine.predictor import build
 
     return build(file, settings)
+
+
+def train(
+    config=None,
+    out: str | pathlib.Path = "runs/train",
+    dataset=None,
+    model=None,
+    on_step=None,
+    resume: bool = False,
+    device: str = "auto",
+    overrides: list[str] | tuple[str, ...] = (),
+) -> dict:
+    """Train as `jrdp train` does, from Python.
+
+    Args:
+        config: a YAML file or a `jrdp.config.Config`; default: the released recipe.
+        out: the run's folder.
+        dataset: in place of `data.train`: an object with `len(dataset)` and `dataset[i] -> (picture, instances)`, see
+            `jrdp.data.own`. It may be defined in the script or notebook itself, whatever the number of workers.
+        model: a network to train, such as `jrdp.load(...).network`; default: a new one of `config.model`.
+        on_step: called with each `jrdp.engine.steps.Step`.
+        resume: continue the run in `out`.
+        device, overrides: as in `load`.
+
+    Returns:
+        `{"iteration", "losses", "metrics"}`: the last iteration's losses and, per test set, its metrics.
+
+    Raises:
+        jrdp.errors.UserError: as `jrdp train` ends with.
+    """
+    from jrdp.config import Config, load_config
+    from jrdp.machine import runtime
+
+    given = config if isinstance(config, Config) else None
+    chosen = load_config(None if given else config, list(overrides), base=given)
+    runtime.start(device, seed=chosen.train.seed, tf32=chosen.train.tf32)
+    from jrdp.engine.train import train as run
+
+    return run(chosen, pathlib.Path(out), resume, dataset, model, on_step)

@@ -140,7 +140,7 @@ def test(
     runtime.start(device, tf32=chosen.test.tf32)
     from jrdp.engine.predictor import build
 
-    evaluate_datasets(build(file, chosen).network, chosen, test_sets, out)
+    evaluate_datasets(build(file, chosen).engine, chosen, test_sets, out)
 
 
 @app.command()

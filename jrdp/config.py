@@ -130,6 +130,12 @@ class DataConfig(Section):
     test: list[str] = Field(default_factory=lambda: ["isod_test"])  # may be empty: training then ends without a test
     flip_probability: float = Field(0.5, ge=0, le=1)
     workers: int = Field(2, ge=0, le=1024)
+    # Variation of training pictures, each drawn anew for every picture and epoch. All off, as released.
+    min_sizes: list[Pixels] = Field(default_factory=list)  # short sides to choose from in place of input.min_size
+    brightness: float = Field(0.0, ge=0, lt=1)  # the factor is drawn from 1 - this to 1 + this; so for the next two
+    contrast: float = Field(0.0, ge=0, lt=1)
+    saturation: float = Field(0.0, ge=0, lt=1)
+    hue: float = Field(0.0, ge=0, le=0.5)  # the turn of the colour circle is drawn from -this to this, in whole turns
 
 
 class SolverConfig(Section):
@@ -146,15 +152,32 @@ class SolverConfig(Section):
     gamma: float = Field(0.1, gt=0)
     warmup_iterations: int = Field(500, ge=0, le=2**31 - 1)
     warmup_factor: float = Field(1 / 3, gt=0)
+    accumulate: int = Field(1, gt=0, le=4096)  # batches of batch_size whose gradients are averaged for one step
+    # The largest L2 norm of all gradients together: longer ones are shortened to it. None: as they are, as released.
+    clip_norm: Optional[float] = Field(None, gt=0)
 
 
 class TrainConfig(Section):
     weights: Optional[str] = None  # ImageNet backbone or a full checkpoint to start from; None starts from scratch
+    # Take from the weights what fits the network, and print what was and was not filled; otherwise all of it must fit.
+    partial_weights: bool = False
     checkpoint_period: Count = 1000
+    # Test every so many iterations, and keep the best weights by the masks' AP. None: only at the end.
+    eval_period: Optional[Count] = None
     log_period: Count = 20
     seed: int = Field(1, ge=0, le=2**31 - 1)
+    tensorboard: bool = False  # also log for TensorBoard: pip install 'jrdp[tensorboard]'
     amp: bool = False  # mixed precision on a GPU
+    # In mixed precision: skip a step whose gradients overflow and halve the loss's factor, instead of ending the run;
+    # double it after 2,000 steps without.
+    dynamic_loss_scale: bool = False
     tf32: bool = False  # on a GPU, convolutions multiply in TF32 (10 bits of mantissa); holds for the closing test too
+
+    @model_validator(mode="after")
+    def _effects(self) -> TrainConfig:
+        if self.dynamic_loss_scale and not self.amp:
+            raise ValueError("dynamic_loss_scale has no effect without amp; leave it out")
+        return self
 
 
 class TestConfig(Section):

@@ -31,7 +31,7 @@ def main(target: str, weights: str, *pictures: str) -> None:
         prepared, resized = prepare_image(image, model.config.input), np.asarray(resize_image(image, model.config.input))
         for number in range(ROUNDS + 1):  # the first one packs weights for this size
             start = time.perf_counter()
-            wanted = model.network.detect(batch_images([prepared]))[0]
+            wanted = model.engine.detect(batch_images([prepared]))[0]
             middle = time.perf_counter()
             found = session.run(["boxes", "scores", "masks"], {"image": resized})
             end = time.perf_counter()

@@ -26,7 +26,8 @@ from jrdp.config import InputConfig
 from jrdp.data.annotations import ImageEntry, ImageId, Instance, has_shape, mask_area, read_annotations, shape_bounds
 from jrdp.data.naming import find_picture, refuse_backslashes
 from jrdp.data.rle import decode_runs
-from jrdp.data.transforms import PreparedImage, prepare_image, read_image, resize_shape
+from jrdp.data.augmentation import Look
+from jrdp.data.transforms import PreparedImage, prepare_image, read_image, resize_shape, sizes_of
 from jrdp.errors import UserError
 from jrdp.structures import Targets
 
@@ -42,7 +43,7 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Record:
+class Record:
     """A picture with the instances that remain: boxes float32 `[G, 4]` (x1, y1, x2, y2) in photograph pixels."""
 
     image: ImageEntry
@@ -80,7 +81,7 @@ class CocoDataset:
         for instance in annotations.instances:
             if not instance.crowd:
                 grouped[instance.image_id].append(instance)
-        records = [_record(images[image_id], grouped[image_id]) for image_id in sorted(images)]
+        records = [record_of(images[image_id], grouped[image_id]) for image_id in sorted(images)]
         self._records = [record for record in records if record.instances or not training]
         self.left_out = len(records) - len(self._records)  # pictures without a usable instance
         if not self._records:
@@ -96,13 +97,13 @@ class CocoDataset:
     def __getitem__(self, index: int) -> Example:
         return self.example(index)
 
-    def example(self, index: int, flip: bool = False) -> Example:
-        """Picture `index`, mirrored when `flip`, with its targets."""
+    def example(self, index: int, flip: bool = False, look: Optional[Look] = None) -> Example:
+        """Picture `index`, mirrored when `flip` and varied as `look` says, with its targets."""
         record = self._records[index]
-        image = self.image(index, flip)
-        return Example(image, _targets(record, image.size, flip))
+        image = self.image(index, flip, look)
+        return Example(image, targets_of(record, image.size, flip))
 
-    def image(self, index: int, flip: bool = False) -> PreparedImage:
+    def image(self, index: int, flip: bool = False, look: Optional[Look] = None) -> PreparedImage:
         """Picture `index` ready for `batch_images`, without ground truth.
 
         Raises:
@@ -116,7 +117,7 @@ class CocoDataset:
                 f"{path} is {photograph.width}x{photograph.height}, but image {entry.id} of {self.json_path} is "
                 f"{entry.width}x{entry.height}: its annotations would not fit"
             )
-        return prepare_image(photograph, self.input_config, flip, entry.id)
+        return prepare_image(photograph, self.input_config, flip, entry.id, look)
 
     def path(self, index: int) -> Path:
         return find_picture(self.images_dir, self._records[index].image.file_name)
@@ -129,10 +130,10 @@ class CocoDataset:
         entry = self._records[index].image
         return entry.height, entry.width
 
-    def size(self, index: int) -> tuple[int, int]:
+    def size(self, index: int, look: Optional[Look] = None) -> tuple[int, int]:
         """(height, width) of the prepared picture, without reading it."""
         height, width = self.original_size(index)
-        return resize_shape(width, height, self.input_config.min_size, self.input_config.max_size)
+        return resize_shape(width, height, *sizes_of(self.input_config, look))
 
     def sorted_indices(self) -> list[int]:
         """Indices in the order of the image ids, the order of testing."""
@@ -158,9 +159,9 @@ class JoinedDataset:
         number = bisect.bisect_right(self._ends, index)
         return self.parts[number], index - (self._ends[number - 1] if number else 0)
 
-    def example(self, index: int, flip: bool = False) -> Example:
+    def example(self, index: int, flip: bool = False, look: Optional[Look] = None) -> Example:
         part, inner = self._part(index)
-        return part.example(inner, flip)
+        return part.example(inner, flip, look)
 
     def image_id(self, index: int) -> ImageId:
         part, inner = self._part(index)
@@ -174,9 +175,9 @@ class JoinedDataset:
         part, inner = self._part(index)
         return part.original_size(inner)
 
-    def size(self, index: int) -> tuple[int, int]:
+    def size(self, index: int, look: Optional[Look] = None) -> tuple[int, int]:
         part, inner = self._part(index)
-        return part.size(inner)
+        return part.size(inner, look)
 
 
 def usable(image: ImageEntry, instances: Sequence[Instance]) -> tuple[np.ndarray, np.ndarray]:
@@ -204,12 +205,13 @@ def _any_mask(images: dict[ImageId, ImageEntry], instances: Sequence[Instance]) 
     return not counted or any(mask_area(instance, images[instance.image_id]) for instance in counted)
 
 
-def _record(image: ImageEntry, instances: list[Instance]) -> _Record:
+def record_of(image: ImageEntry, instances: list[Instance]) -> Record:
+    """A picture with those of its instances that can be trained on."""
     keep, boxes = usable(image, instances)
-    return _Record(image, tuple(instance for instance, kept in zip(instances, keep) if kept), boxes[keep])
+    return Record(image, tuple(instance for instance, kept in zip(instances, keep) if kept), boxes[keep])
 
 
-def _targets(record: _Record, size: tuple[int, int], flip: bool) -> Targets:
+def targets_of(record: Record, size: tuple[int, int], flip: bool) -> Targets:
     """Ground truth scaled to `size` (height, width) and mirrored when `flip`."""
     original = (record.image.height, record.image.width)
     boxes = box_math.resize(record.boxes, original, size)

@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, Iterable, Iterator, TypeVar
 
+from jrdp.data.augmentation import Augmentation
 from jrdp.data.sampler import aspect_group, batches_per_epoch, epoch_plan, share_of_rank
 from jrdp.data.transforms import batch_images, padded_shape
 from jrdp.data.workers import WorkerPool
@@ -28,7 +29,8 @@ class TrainLoader:
     whole batch needs (group norm sees the padding); a batch of fewer pictures than ranks is repeated.
 
     Args:
-        dataset: has `len`, `example(index, flip)`, and `original_size(index)` and `size(index)` as (height, width).
+        dataset: has `len`, `example(index, flip)`, and `original_size(index)` and `size(index)` as (height, width);
+            the last and `example` also take a look where there is an `augmentation`.
         batch_size: pictures of the global batch.
         workers: processes that prepare pictures; 0 prepares them in this one.
 
@@ -46,6 +48,7 @@ class TrainLoader:
         flip_probability: float = 0.5,
         rank: int = 0,
         world_size: int = 1,
+        augmentation: Augmentation = Augmentation(),
     ):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
@@ -57,6 +60,7 @@ class TrainLoader:
         self.flip_probability = flip_probability
         self.rank = rank
         self.world_size = world_size
+        self.augmentation = augmentation
         self._groups = [aspect_group(*dataset.original_size(index)) for index in range(len(dataset))]
         self.iterations_per_epoch = batches_per_epoch(self._groups, batch_size)
         self._pool: WorkerPool | None = None
@@ -72,11 +76,15 @@ class TrainLoader:
             self._pool.close()
             self._pool = None
 
-    def plan(self) -> Iterator[list[tuple[int, bool]]]:
-        """The global batches from `start_iteration` on as (picture index, mirrored), without reading a picture."""
+    def plan(self) -> Iterator[list[tuple]]:
+        """The global batches from `start_iteration` on, without reading a picture: what `dataset.example` is called with,
+        (picture index, mirrored), and the picture's look where pictures are varied."""
         epoch, offset = divmod(self.start_iteration, self.iterations_per_epoch)
         for epoch in itertools.count(epoch):
             batches = epoch_plan(self._groups, self.batch_size, self.flip_probability, self.seed, epoch)
+            looks = self.augmentation.looks(len(self._groups), self.seed, epoch)
+            if looks is not None:
+                batches = [[(index, flip, looks[index]) for index, flip in batch] for batch in batches]
             yield from batches[offset:]
             offset = 0
 
@@ -100,8 +108,8 @@ class TrainLoader:
         finally:
             pool.close()
 
-    def _collate(self, iteration: int, batch: list[tuple[int, bool]], examples: list):
-        shape = padded_shape([self.dataset.size(index) for index, _ in batch])
+    def _collate(self, iteration: int, batch: list[tuple], examples: list):
+        shape = padded_shape([self.dataset.size(index, *look) for index, _, *look in batch])
         images = batch_images([example.image for example in examples], shape)
         return iteration, images, [example.targets for example in examples]
 

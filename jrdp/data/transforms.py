@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from jrdp.config import InputConfig
+from jrdp.data.augmentation import Look, change_colours
 from jrdp.errors import UserError
 from jrdp.files import refuse_special
 from jrdp.structures import ImageBatch
@@ -149,17 +150,29 @@ def resize_shape(width: int, height: int, min_size: int, max_size: int) -> tuple
     return size, int(size * width / height)
 
 
-def resize_image(image: Image.Image, config: InputConfig) -> Image.Image:
+def sizes_of(config: InputConfig, look: Optional[Look] = None) -> tuple[int, int]:
+    """(min_size, max_size) for `resize_shape`: those of `config`, both changed in proportion where `look` asks for it."""
+    if look is None or look.min_size is None:
+        return config.min_size, config.max_size
+    return look.min_size, round(config.max_size * look.min_size / config.min_size)
+
+
+def resize_image(image: Image.Image, config: InputConfig, look: Optional[Look] = None) -> Image.Image:
     """`image` (RGB) at the size of `resize_shape`, by PIL's bilinear filter, which is antialiased when it shrinks."""
-    height, width = resize_shape(image.width, image.height, config.min_size, config.max_size)
+    height, width = resize_shape(image.width, image.height, *sizes_of(config, look))
     return image.resize((width, height), Image.BILINEAR)
 
 
 def prepare_image(
-    image: Image.Image, config: InputConfig, flip: bool = False, image_id: Optional[int] = None
+    image: Image.Image,
+    config: InputConfig,
+    flip: bool = False,
+    image_id: Optional[int] = None,
+    look: Optional[Look] = None,
 ) -> PreparedImage:
-    """An RGB picture resized, mirrored when `flip`, and normalised as `config` says."""
-    pixels = np.asarray(resize_image(image, config))  # [h, w, 3] uint8, RGB
+    """An RGB picture resized, mirrored when `flip`, varied as `look` says, and normalised as `config` says."""
+    resized = resize_image(image, config, look)
+    pixels = np.asarray(resized if look is None else change_colours(resized, look))  # [h, w, 3] uint8, RGB
     if flip:
         pixels = pixels[:, ::-1]
     if config.channel_order == "bgr":

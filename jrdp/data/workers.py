@@ -22,6 +22,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, Callable, Iterable, Iterator, Mapping, Optional
 
+import cloudpickle
+
 from jrdp import endings
 from jrdp.errors import UserError
 
@@ -38,8 +40,8 @@ class WorkerPool:
     """`count` processes that call `function(*arguments)`.
 
     Args:
-        function: picklable, as are its arguments and results, and importable (not defined in the main script). With
-            the bound method of an object, every process has a pickled copy of that object.
+        function: picklable, as are its arguments and results; what the main script or a notebook defines is sent along.
+            With the bound method of an object, every process has a pickled copy of that object.
         name, advice: what an error calls a process, and what to do when one has died.
         environment: variables of the processes, over those of this one.
         setup: called once in every process before its first task. It is pickled together with `function`, so both may
@@ -55,7 +57,7 @@ class WorkerPool:
         environment: Optional[Mapping[str, str]] = None,
         setup: Optional[Callable[[], object]] = None,
     ):
-        payload = pickle.dumps((function, setup), protocol=pickle.HIGHEST_PROTOCOL)
+        payload = cloudpickle.dumps((function, setup), protocol=pickle.HIGHEST_PROTOCOL)
         self._workers = [_Worker(payload, name, advice, environment or {}) for _ in range(count)]
         self._idle: queue.SimpleQueue = queue.SimpleQueue()
         for worker in self._workers:

@@ -7,13 +7,14 @@ that a run killed at any moment leaves one checkpoint that is whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from jrdp import interchange
 from jrdp.config import Config, parse_config
+from jrdp.data.shapes import finite_numbers
 from jrdp.engine.weights import check_finite
 from jrdp.errors import UserError
 from jrdp.interchange import WeightFile, native
@@ -21,10 +22,20 @@ from jrdp.interchange.training import TrainingState
 
 
 def save_checkpoint(
-    path: Path, tensors: dict[str, np.ndarray], momentum: dict[str, np.ndarray] | None, config: Config, iteration: int
+    path: Path,
+    tensors: dict[str, np.ndarray],
+    momentum: dict[str, np.ndarray] | None,
+    config: Config,
+    iteration: int,
+    progress: dict | None = None,
 ) -> None:
-    """Write weights and, unless `momentum` is None, the training state that `load_checkpoint` reads."""
+    """Write weights and, unless `momentum` is None, the training state that `load_checkpoint` reads.
+
+    progress: small values that a resumed run goes on from, beside the momentum.
+    """
     header = native.header(config, iteration)
+    if progress:
+        header["progress"] = progress
     if momentum is not None:
         header["state"] = native.write_state(path, TrainingState(momentum, iteration))
     interchange.write(path, WeightFile(tensors, iteration=iteration, metadata=header))
@@ -35,12 +46,14 @@ def save_checkpoint(
 
 @dataclass
 class Checkpoint:
-    """What `--resume` continues from: weights and momentum by name, the configuration, the iterations done."""
+    """What `--resume` continues from: weights and momentum by name, the configuration, the iterations done, and what
+    else a run keeps (`save_checkpoint`'s `progress`)."""
 
     tensors: dict[str, np.ndarray]
     momentum: dict[str, np.ndarray]
     config: Config
     iteration: int
+    progress: dict = field(default_factory=dict)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -58,4 +71,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     config = parse_config(file.metadata["config"], f"in {path}")
     check_finite(file.tensors, path)
     check_finite(state.momentum, path)
-    return Checkpoint(file.tensors, state.momentum, config, state.iteration)
+    return Checkpoint(file.tensors, state.momentum, config, state.iteration, _progress(file))
+
+
+_PROGRESS = {"best": {"iteration", "ap"}, "loss_scale": {"value", "steps"}}  # what a run keeps, all of it numbers
+
+
+def _progress(file: WeightFile) -> dict:
+    progress = file.metadata.get("progress", {})
+    known = isinstance(progress, dict) and set(progress) <= set(_PROGRESS)
+    if not known or not all(
+        isinstance(values, dict) and set(values) == _PROGRESS[name] and finite_numbers(list(values.values()))
+        for name, values in progress.items()
+    ):
+        raise UserError(f"{file.path}: its header is damaged: progress is not what a run writes")
+    return progress

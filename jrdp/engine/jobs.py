@@ -122,7 +122,7 @@ class _TestJob(_Job):
     def find(self, number: int, batch: Batch) -> Found:
         dataset = self._datasets[number]
         images = [dataset.image(index) for index in batch]
-        return find_in_batch(self._model.network, self._model.config, dataset, images)
+        return find_in_batch(self._model.engine, self._model.config, dataset, images)
 
 
 @contextmanager

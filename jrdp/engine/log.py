@@ -15,8 +15,6 @@ from jrdp.engine.steps import Step
 from jrdp.files import parse_json, refuse_special, write_text
 
 
-VALUES = ("loss", "loss_cls", "loss_reg", "loss_centerness", "loss_mask", "lr", "seconds")  # of a line, beside its iteration
-
 
 def read_log(path: Path) -> list[dict]:
     """The lines of a `log.jsonl` that hold what a run writes; others were cut by a kill, or written by somebody else."""
@@ -31,8 +29,15 @@ def _parsed(line: str) -> dict | None:
         record = parse_json(line)
     except ValueError:
         return None
-    whole = isinstance(record, dict) and type(record.get("iteration")) is int and 0 < record["iteration"] < 1 << 31
-    return record if whole and finite_numbers([record.get(name) for name in VALUES]) else None
+    if not isinstance(record, dict) or type(record.get("iteration")) is not int or not 0 < record["iteration"] < 1 << 31:
+        return None
+    values = [record.get(name) for name in ("loss", "lr", "seconds")]
+    values += [value for name, value in record.items() if name.startswith("loss_")]
+    try:
+        values += [kinds["segm"]["AP"] for kinds in record.get("metrics", {}).values()]
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return record if finite_numbers(values) else None
 
 
 class TrainingLog:
@@ -55,9 +60,14 @@ class TrainingLog:
         if self._file:
             self._file.close()
 
-    def write(self, step: Step) -> None:
+    def write(self, step: Step, metrics: dict | None = None) -> None:
+        """metrics: of the test sets by name, where the iteration was tested."""
         self._recent.append(step.seconds)
         record = {"iteration": step.iteration, "lr": step.rate, **step.losses, "seconds": round(step.seconds, 4)}
+        if step.skipped:
+            record["skipped"] = True
+        if metrics is not None:
+            record["metrics"] = metrics
         if self._file:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
@@ -68,5 +78,5 @@ class TrainingLog:
         parts = " ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in step.losses.items() if name != "loss")
         return (
             f"{step.iteration:>6}/{last}  eta {timedelta(seconds=round(seconds * (last - step.iteration)))}  "
-            f"lr {step.rate:.2e}  loss {step.losses['loss']:.3f} ({parts})  {seconds:.2f} s/it"
+            f"lr {step.rate:.2e}{' skipped' if step.skipped else ''}  loss {step.losses['loss']:.3f} ({parts})  {seconds:.2f} s/it"
         )

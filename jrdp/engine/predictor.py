@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,8 @@ from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.engine.inference import detect_batch, sorted_by_score
 from jrdp.engine.network import for_prediction
 from jrdp.engine.weights import check_finite
-from jrdp.interchange import WeightFile
+from jrdp.fast import FastNetwork
+from jrdp.interchange import WeightFile, native
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors
 from jrdp.ops import paste_mask_rle, paste_masks
@@ -75,11 +77,31 @@ class Prediction:
 
 
 class SalientInstanceModel:
-    """A network with its weights and the preprocessing they were trained with."""
+    """A network with its weights and the preprocessing they were trained with.
 
-    def __init__(self, network, config: Config):
-        self.network = network
+    engine: what predicts, see `jrdp.engine.network`.
+    """
+
+    def __init__(self, engine: RDPNet | FastNetwork, config: Config, network: Callable[[], RDPNet]):
+        self.engine = engine
         self.config = config
+        self._network = network
+
+    @property
+    def network(self) -> RDPNet:
+        """The network itself, to look into or to train further.
+
+        Where a CPU predicts with the fast engine, which cannot learn, the weights are read again; from then on this
+        network predicts, so that what it learns shows.
+        """
+        if not isinstance(self.engine, RDPNet):
+            self.engine = self._network()
+        return self.engine
+
+    def save_weights(self, path: str | Path) -> None:
+        """Write the network's weights and the configuration as .safetensors, which `jrdp.load` reads."""
+        tensors = {name: value.numpy() for name, value in named_tensors(self.network).items()}
+        interchange.write(path, WeightFile(tensors, iteration=0, metadata=native.header(self.config, 0)))
 
     @property
     def upright(self) -> bool:
@@ -100,7 +122,7 @@ class SalientInstanceModel:
         batch = batch_images([prepare_image(photo, self.config.input) for photo in photos])
         return [
             Prediction(np.asarray(photo), sorted_by_score(found), self.config.test.mask_threshold)
-            for photo, found in zip(photos, detect_batch(self.network, batch))
+            for photo, found in zip(photos, detect_batch(self.engine, batch))
         ]
 
 
@@ -110,12 +132,22 @@ def build(file: WeightFile, config: Config) -> SalientInstanceModel:
     Raises:
         UserError: if the file does not hold exactly the tensors of that network.
     """
+    network = _filled(file, config)
+    path = file.path
+
+    def again() -> RDPNet:
+        return _filled(interchange.read(path), config)
+
+    return SalientInstanceModel(for_prediction(network, config), config, again)
+
+
+def _filled(file: WeightFile, config: Config) -> RDPNet:
     network = RDPNet(config.model)
     shapes = {name: tuple(value.shape) for name, value in named_tensors(network).items()}
     tensors = interchange.match(shapes, file).tensors
     check_finite(tensors, file.path)
     assign_state(network, tensors)
-    return SalientInstanceModel(for_prediction(network, config), config)
+    return network
 
 
 def _as_image(picture: str | Path | Image.Image | np.ndarray, upright: bool) -> Image.Image:

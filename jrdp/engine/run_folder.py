@@ -10,7 +10,10 @@ from jrdp.errors import UserError
 from jrdp.files import make_folder
 
 # How a run is logged and where its data lies may change when it is resumed.
-_FREE = {"data.root", "data.workers", "data.test", "train.weights", "train.log_period", "train.checkpoint_period"}
+_FREE = {
+    "data.root", "data.workers", "data.test", "train.weights", "train.partial_weights", "train.log_period",
+    "train.checkpoint_period", "train.eval_period", "train.tensorboard",
+}  # fmt: skip
 
 
 def open_run(config: Config, out: Path, resume: bool) -> Checkpoint | None:

@@ -37,7 +37,7 @@ def run_lock(out: Path, resume: bool) -> Iterator[None]:
 
 
 def _clear(out: Path) -> None:
-    names = {"last.safetensors", "final.safetensors", "log.jsonl", "config.yaml", "curves.png"}
+    names = {"last.safetensors", "final.safetensors", "best.safetensors", "log.jsonl", "config.yaml", "curves.png"}
     for path in out.iterdir():
         if path.name.startswith(".last.state-"):  # .last.state-N.safetensors.XXXXXXXX
             names.add(path.name[1:].rpartition(".")[0])

@@ -37,17 +37,39 @@ class Solver:
         scale: a power of two that the loss is multiplied by and the gradients are divided by, so that what float16
             convolutions pass back does not vanish; changes no bit of what does not.
         """
+        self.clear()
+        self.add(loss, scale)
+        self.scale(1.0 / scale)
+
+    def clear(self) -> None:
+        """Forget the gradients: the next `add` begins a sum."""
         self._sgd.zero_grad()
-        if scale == 1.0:
-            self._sgd.backward(loss)
-            return
-        self._sgd.backward(loss * scale)
-        for gradient in self.gradients().values():
-            gradient.update(gradient * (1.0 / scale))
+
+    def add(self, loss: jt.Var, factor: float = 1.0) -> None:
+        """Add the gradients of `factor` times the scalar `loss` to those there are since `clear`."""
+        self._sgd.backward(loss if factor == 1.0 else loss * factor)
+
+    def scale(self, factor: float) -> None:
+        """Multiply the gradients."""
+        if factor != 1.0:
+            for gradient in self.gradients().values():
+                gradient.update(gradient * factor)
+
+    def clip(self, largest: float) -> float:
+        """Shorten the gradients, all by the same factor, to an L2 norm of `largest` together; returns what it was."""
+        squares = [(gradient.float32() * gradient.float32()).sum().reshape(1) for gradient in self.gradients().values()]
+        norm = float(np.sqrt(jt.concat(squares).numpy().sum(dtype=np.float64)))
+        if norm > largest:
+            self.scale(largest / norm)
+        return norm
+
+    def rate(self, iteration: int) -> float:
+        """The learning rate of `iteration` (from 1)."""
+        return learning_rate(self.config, iteration)
 
     def step(self, iteration: int) -> float:
         """Apply the gradients with the rate of `iteration` (from 1); returns that learning rate."""
-        rate = learning_rate(self.config, iteration)
+        rate = self.rate(iteration)
         for group in self._sgd.param_groups:
             group["lr"] = rate * group["lr_factor"]
         self._sgd.step()

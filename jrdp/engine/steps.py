@@ -20,66 +20,85 @@ from jrdp.config import Config
 from jrdp.data.loader import TrainLoader
 from jrdp.engine import distributed
 from jrdp.engine.ahead import BatchesAhead
+from jrdp.engine.loss_scale import FIXED, LossScale
 from jrdp.engine.solver import Solver
 from jrdp.errors import UserError
 from jrdp.models.layers import use_half_convolutions
 from jrdp.models.state import trainable_parameters
 
-HALF_SCALE = 1024.0  # what the loss is scaled by in mixed precision, so that float16 holds the gradients passed back
-
 
 class Step(NamedTuple):
-    """One step of SGD that has been made.
+    """One step of SGD.
 
     iteration: counts from 1.
     rate: its learning rate.
     losses: "loss", their sum, and each loss of the network; of the whole batch, over all ranks.
     seconds: from asking for the batch to the end of the step.
+    skipped: whether the gradients overflowed in mixed precision, so that the weights are those of the step before.
     """
 
     iteration: int
     rate: float
     losses: dict[str, float]
     seconds: float
+    skipped: bool = False
 
 
 def training_steps(
-    network, loader: TrainLoader, config: Config, first: int = 0, solver: Optional[Solver] = None
+    network,
+    loader: TrainLoader,
+    config: Config,
+    first: int = 0,
+    solver: Optional[Solver] = None,
+    scale: Optional[LossScale] = None,
 ) -> Iterator[Step]:
     """Train `network` from iteration `first` + 1 to `config.solver.max_iterations`; yields after every step.
 
-    `network(batch, targets, all_reduce=...)` gives its losses by name. `solver` holds the momentum; by default a new one.
+    network: `network(batch, targets, all_reduce)` gives its losses by name.
+    loader: its next batch is the first of iteration `first` + 1; a step takes `solver.accumulate` batches.
+    solver: holds the momentum; by default a new one. scale: of the loss, with `train.dynamic_loss_scale`.
 
     Raises:
         UserError: for a picture that cannot be read, and for a loss or a gradient that is not finite (naming iteration
             and pictures): the weights are then those of the step before.
     """
     solver = Solver(trainable_parameters(network), config.solver) if solver is None else solver
-    last = config.solver.max_iterations
+    if config.train.dynamic_loss_scale and scale is None:
+        scale = LossScale()
+    factor = FIXED if config.train.amp else 1.0
+    last, parts = config.solver.max_iterations, config.solver.accumulate
     batches = BatchesAhead(loader)
     use_half_convolutions(network, config.train.amp)
     try:
         for iteration in range(first + 1, last + 1):
             started = time.monotonic()
-            batch, targets = batches.take()
-            losses = _forward_and_backward(network, solver, batch, targets, HALF_SCALE if config.train.amp else 1.0)
-            if jt.flags.use_cuda:
-                _launch(losses, solver)
-                if iteration < last:
-                    batches.prepare()
-            values = _values(losses, batch, iteration)
-            _check_gradients(solver, batch, iteration)
-            rate = solver.step(iteration)
-            yield Step(iteration, rate, values, time.monotonic() - started)
+            factor = factor if scale is None else scale.value
+            solver.clear()
+            found, pictures = [], []
+            for part in range(parts):
+                batch, targets = batches.take()
+                losses = _forward_and_backward(network, solver, batch, targets, factor / parts)
+                if jt.flags.use_cuda:
+                    _launch(losses, solver)
+                    if iteration < last or part < parts - 1:
+                        batches.prepare()
+                found.append(_values(losses, batch.image_ids, iteration))
+                pictures += batch.image_ids
+            solver.scale(1 / factor)
+            skipped = _overflowed(solver, scale, pictures, iteration)
+            if config.solver.clip_norm is not None and not skipped:
+                solver.clip(config.solver.clip_norm)
+            rate = solver.rate(iteration) if skipped else solver.step(iteration)
+            yield Step(iteration, rate, _mean(found), time.monotonic() - started, skipped)
     finally:
         use_half_convolutions(network, False)
 
 
-def _forward_and_backward(network, solver: Solver, batch, targets, scale: float) -> dict[str, jt.Var]:
-    """The sum of the losses of a batch ("loss") and the losses, with their gradients in `solver`."""
-    losses = network.losses(batch, targets, all_reduce=distributed.all_reduce)
+def _forward_and_backward(network, solver: Solver, batch, targets, factor: float) -> dict[str, jt.Var]:
+    """The sum of the losses of a batch ("loss") and the losses; their gradients times `factor` are added in `solver`."""
+    losses = network(batch, targets, distributed.all_reduce)
     loss = reduce(add, losses.values())
-    solver.backward(loss, scale)
+    solver.add(loss, factor)
     return {"loss": loss, **losses}
 
 
@@ -88,24 +107,36 @@ def _launch(losses: dict[str, jt.Var], solver: Solver) -> None:
     jt.sync([*losses.values(), *solver.gradients().values()], False)
 
 
-def _values(losses: dict[str, jt.Var], batch, iteration: int) -> dict[str, float]:
+def _values(losses: dict[str, jt.Var], pictures: list, iteration: int) -> dict[str, float]:
     """The losses as floats, means over the ranks; raises `UserError` when one is not finite."""
     values = distributed.mean_over_ranks({name: value.item() for name, value in losses.items()})
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
         raise UserError(
-            f"{', '.join(broken)} not finite at iteration {iteration}, pictures {batch.image_ids}: look at these "
+            f"{', '.join(broken)} not finite at iteration {iteration}, pictures {pictures}: look at these "
             "annotations, or lower solver.base_lr; last.safetensors is from before this iteration"
         )
     return values
 
 
-def _check_gradients(solver: Solver, batch, iteration: int) -> None:
-    """Raise `UserError` when a gradient is not finite: a step would put it into weights, momentum and checkpoint."""
+def _mean(values: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(each[name] for each in values) / len(values) for name in values[0]}
+
+
+def _overflowed(solver: Solver, scale: Optional[LossScale], pictures: list, iteration: int) -> bool:
+    """Whether a step has to be skipped, which the loss scale then follows.
+
+    Raises `UserError` when a gradient is not finite and the scale does not follow: a step would put it into weights,
+    momentum and checkpoint.
+    """
     broken = solver.broken_gradients()
+    if scale is not None:
+        scale.overflowed() if broken else scale.went_well()
+        return bool(broken)
     if broken:
         raise UserError(
             f"the gradient of {broken[0]} (and {len(broken) - 1} more) is not finite at iteration {iteration}, pictures "
-            f"{batch.image_ids}: look at these annotations, or lower solver.base_lr; last.safetensors is from before "
+            f"{pictures}: look at these annotations, or lower solver.base_lr; last.safetensors is from before "
             "this iteration"
         )
+    return False

@@ -3,36 +3,59 @@ for bit."""
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Callable, Optional
 
 import jittor as jt
+from jittor import nn
 
 from jrdp.config import Config, dump_config
+from jrdp.data.augmentation import Augmentation
 from jrdp.data.catalog import load_dataset
 from jrdp.data.loader import TrainLoader
+from jrdp.data.own import GIVEN, OwnDataset
 from jrdp.data.transforms import batch_images
 from jrdp.engine import distributed
+from jrdp.engine.board import Board, need_tensorboard
 from jrdp.engine.checkpoint import Checkpoint, save_checkpoint
 from jrdp.engine.curves import plot_curves
-from jrdp.engine.evaluate import evaluate_datasets
 from jrdp.engine.log import TrainingLog
-from jrdp.engine.network import for_prediction, refuse_unfit_engine
+from jrdp.engine.loss_scale import LossScale
+from jrdp.engine.network import refuse_unfit_engine
 from jrdp.engine.run_folder import open_run
 from jrdp.engine.run_lock import run_lock
 from jrdp.engine.solver import Solver
-from jrdp.engine.start import initialise, read_start, start_from_scratch
-from jrdp.engine.steps import training_steps
+from jrdp.engine.start import fill_partly, initialise, read_start, start_from_scratch
+from jrdp.engine.steps import Step, training_steps
+from jrdp.engine.validation import Best, better, validate
 from jrdp.errors import UserError
 from jrdp.files import write_text
 from jrdp.interchange import WeightFile
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors, trainable_parameters
+from jrdp.structures import ImageBatch
 
 
-def train(config: Config, out: Path, resume: bool = False) -> dict:
+OnStep = Callable[[Step], object]
+
+
+def train(
+    config: Config,
+    out: Path,
+    resume: bool = False,
+    dataset: Any = None,
+    model: Optional[nn.Module] = None,
+    on_step: Optional[OnStep] = None,
+) -> dict:
     """Train to `config.solver.max_iterations` and leave config, log, curves and checkpoints in `out`.
 
     Jittor must have been started (`runtime.start`).
+
+    dataset: in place of `data.train`, a `CocoDataset` or an object with two methods (`jrdp.data.own`).
+    model: in place of a new `RDPNet`, the network to train; without `train.weights` it starts as it is.
+    on_step: called with each `Step` when its checkpoint is written; what it raises ends the training.
 
     Returns:
         `{"iteration", "losses", "metrics"}`: the last iteration's losses and, per test set, its metrics.
@@ -42,8 +65,11 @@ def train(config: Config, out: Path, resume: bool = False) -> dict:
             not finite (the message names the iteration and the pictures).
     """
     _check(config)
+    if dataset is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"train": [GIVEN]})})
+        dataset = dataset if hasattr(dataset, "example") else OwnDataset(dataset, config.input)
     with run_lock(out, resume):
-        return _train(config, out, resume)
+        return _Run(config, out, resume, dataset, model).train(on_step)
 
 
 def _check(config: Config) -> None:
@@ -52,34 +78,94 @@ def _check(config: Config) -> None:
         raise UserError("train.amp needs a GPU: this run is on the CPU; leave out --set train.amp=true")
     if config.test.engine == "fast":
         refuse_unfit_engine(config)
+    if config.train.eval_period is not None and not config.data.test:
+        raise UserError("train.eval_period has no effect without a test set: name one in data.test, or leave it out")
+    if config.train.partial_weights and config.train.weights is None:
+        raise UserError("train.partial_weights has no effect without weights: give --weights, or leave it out")
+    if config.train.tensorboard:
+        need_tensorboard()
 
 
-def _train(config: Config, out: Path, resume: bool) -> dict:
-    state = open_run(config, out, resume)
-    dataset = load_dataset(config.data.train, config, training=True)
-    test_sets = [(name, load_dataset([name], config, training=False)) for name in config.data.test]
-    start = read_start(config) if state is None else None
-    network = RDPNet(config.model)
-    first, last = 0 if state is None else state.iteration, config.solver.max_iterations
-    loader = _loader(dataset, config, first)
-    note = _fill(network, state, start, dataset, loader)
-    solver = Solver(trainable_parameters(network), config.solver)
-    if state is not None:
-        solver.load_momentum(state.momentum)
-    if distributed.is_main():
-        print(f"training on {len(dataset)} pictures, {last} iterations of {config.solver.batch_size}")
-        print(note)
-        write_text(out / "config.yaml", dump_config(config))
-    losses: dict[str, float] = {}
-    with TrainingLog(out / "log.jsonl", first) as log, loader:
-        for step in training_steps(network, loader, config, first, solver):
-            losses = step.losses
-            log.write(step)
-            if distributed.is_main() and (step.iteration % config.train.log_period == 0 or step.iteration in (first + 1, last)):
-                print(log.progress(step, last), flush=True)
-            if step.iteration % config.train.checkpoint_period == 0 or step.iteration == last:
-                _checkpoint(out / "last.safetensors", network, solver, config, step.iteration)
-    return {"iteration": last, "losses": losses, "metrics": _finish(network, config, out, test_sets)}
+class _Run:
+    """One training into one folder: what it goes on with, and what it leaves."""
+
+    def __init__(self, config: Config, out: Path, resume: bool, dataset: Any, model: Optional[nn.Module]):
+        self.config, self.out = config, out
+        state = open_run(config, out, resume)
+        dataset = load_dataset(config.data.train, config, training=True) if dataset is None else dataset
+        self.test_sets = [(name, load_dataset([name], config, training=False)) for name in config.data.test]
+        start = read_start(config) if state is None else None
+        self.network = RDPNet(config.model) if model is None else model
+        self.first = 0 if state is None else state.iteration
+        self.last = config.solver.max_iterations
+        self.loader = _loader(dataset, config, self.first)
+        if model is not None and state is None and start is None:
+            note = "starting from the network given"
+        else:
+            note = _fill(self.network, state, start, dataset, self.loader, config.train.partial_weights)
+        self.solver = Solver(trainable_parameters(self.network), config.solver)
+        progress = {} if state is None else state.progress
+        self.best = Best(**progress.get("best", {}))
+        self.scale = LossScale(**progress.get("loss_scale", {})) if config.train.dynamic_loss_scale else None
+        if state is not None:
+            self.solver.load_momentum(state.momentum)
+        if distributed.is_main():
+            print(f"training on {len(dataset)} pictures, {self.last} iterations of {config.solver.batch_size * config.solver.accumulate}")
+            print(note)
+            write_text(out / "config.yaml", dump_config(config))
+
+    def train(self, on_step: Optional[OnStep]) -> dict:
+        config, main = self.config.train, distributed.is_main()
+        losses: dict[str, float] = {}
+        metrics = None
+        board = Board(self.out, self.first) if config.tensorboard and main else None
+        steps = training_steps(self.network, self.loader, self.config, self.first, self.solver, self.scale)
+        with TrainingLog(self.out / "log.jsonl", self.first) as log, self.loader, closing(steps):
+            for step in steps:
+                losses = step.losses
+                metrics = self._validate(step.iteration) if main else None
+                log.write(step, metrics)
+                if board:
+                    board.write(step, metrics)
+                if main and (step.iteration % config.log_period == 0 or step.iteration in (self.first + 1, self.last)):
+                    print(log.progress(step, self.last), flush=True)
+                if main and (step.iteration % config.checkpoint_period == 0 or step.iteration == self.last):
+                    self._save("last", self.solver.momentum(), step.iteration)
+                if on_step is not None:
+                    on_step(step)
+        if board:
+            board.close()
+        return {"iteration": self.last, "losses": losses, "metrics": self._finish(metrics) if main else {}}
+
+    def _validate(self, iteration: int) -> dict | None:
+        """The metrics of an iteration that is to be tested; keeps the best weights."""
+        period = self.config.train.eval_period
+        if period is None or (iteration % period and iteration != self.last):
+            return None
+        metrics = validate(self.network, self.config, self.test_sets, self.out / ("eval" if iteration == self.last else "validation"))
+        if better(self.best, metrics, iteration):
+            self._save("best", None, iteration)
+        return metrics
+
+    def _save(self, name: str, momentum: dict | None, iteration: int) -> None:
+        progress: dict = {}
+        if self.best.iteration:
+            progress["best"] = asdict(self.best)
+        if self.scale is not None and momentum is not None:
+            progress["loss_scale"] = asdict(self.scale)
+        tensors = {name: value.numpy() for name, value in named_tensors(self.network).items()}
+        save_checkpoint(self.out / f"{name}.safetensors", tensors, momentum, self.config, iteration, progress)
+
+    def _finish(self, metrics: dict | None) -> dict:
+        """Write what a finished run leaves; `metrics` are the last iteration's, where it was tested already."""
+        self._save("final", None, self.last)
+        plot_curves(self.out / "log.jsonl", self.out / "curves.png")
+        print(f"weights: {self.out / 'final.safetensors'}; curves: {self.out / 'curves.png'}")
+        if self.best.iteration:
+            print(f"best masks (AP {100 * self.best.ap:.1f}) at iteration {self.best.iteration}: {self.out / 'best.safetensors'}")
+        if metrics is not None or not self.test_sets:
+            return metrics or {}
+        return validate(self.network, self.config, self.test_sets, self.out / "eval")
 
 
 def _loader(dataset, config: Config, first: int) -> TrainLoader:
@@ -87,36 +173,26 @@ def _loader(dataset, config: Config, first: int) -> TrainLoader:
         dataset,
         batch_size=config.solver.batch_size,
         seed=config.train.seed,
-        start_iteration=first,
+        start_iteration=first * config.solver.accumulate,
         workers=config.data.workers,
         flip_probability=config.data.flip_probability,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        augmentation=Augmentation.of(config.data),
     )
 
 
-def _fill(network, state: Checkpoint | None, start: WeightFile | None, dataset, loader: TrainLoader) -> str:
-    """Give the network the weights it begins with; returns a line that says which."""
+def _fill(
+    network, state: Checkpoint | None, start: WeightFile | None, dataset, loader: TrainLoader, partial: bool
+) -> str:
+    """Give the network the weights it begins with; returns what to say about them."""
     if state is not None:
         assign_state(network, state.tensors)
         return f"resuming after iteration {state.iteration}"
+
+    def first_batch() -> ImageBatch:
+        return batch_images([dataset.example(*task).image for task in next(loader.plan())])
+
     if start is not None:
-        return initialise(network, start)
-    first_batch = next(loader.plan())
-    return start_from_scratch(network, batch_images([dataset.example(*task).image for task in first_batch]))
-
-
-def _finish(network, config: Config, out: Path, test_sets) -> dict:
-    if not distributed.is_main():
-        return {}
-    tensors = {name: value.numpy() for name, value in named_tensors(network).items()}
-    save_checkpoint(out / "final.safetensors", tensors, None, config, config.solver.max_iterations)
-    plot_curves(out / "log.jsonl", out / "curves.png")
-    print(f"weights: {out / 'final.safetensors'}; curves: {out / 'curves.png'}")
-    return evaluate_datasets(for_prediction(network, config), config, test_sets, out / "eval") if test_sets else {}
-
-
-def _checkpoint(path: Path, network, solver: Solver, config: Config, iteration: int) -> None:
-    if distributed.is_main():
-        tensors = {name: value.numpy() for name, value in named_tensors(network).items()}
-        save_checkpoint(path, tensors, solver.momentum(), config, iteration)
+        return fill_partly(network, start, first_batch) if partial else initialise(network, start)
+    return start_from_scratch(network, first_batch())

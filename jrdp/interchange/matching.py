@@ -90,6 +90,38 @@ def match(
     return matched
 
 
+@dataclass
+class Part:
+    """What `match_part` found: tensors float32 by name, and the names that found no partner."""
+
+    tensors: dict[str, np.ndarray]
+    missing: list[str]  # of the network: the file has none of that name
+    misshaped: list[str]  # of the network: the file's has another shape, or no floating-point numbers
+    unused: list[str]  # of the file
+
+
+def match_part(expected: Mapping[str, tuple], file: WeightFile) -> Part:
+    """The tensors of `file` that have a name and shape of `expected`, whatever else there is on either side.
+
+    Raises:
+        UserError: if there is none.
+    """
+    shapes = {name: tuple(shape) for name, shape in expected.items()}
+    fits = {
+        name: as_float32(file.tensors[name])
+        for name, shape in shapes.items()
+        if name in file.tensors and tuple(file.tensors[name].shape) == shape and dtype_name(file.tensors[name]) in _FLOATS
+    }
+    if not fits:
+        raise UserError(f"{file.path or 'the weights'}: no tensor has the name and shape of one of the network's; {file.likeness}")
+    return Part(
+        fits,
+        missing=[name for name in shapes if name not in file.tensors],
+        misshaped=[name for name in shapes if name in file.tensors and name not in fits],
+        unused=[name for name in file.tensors if name not in shapes],
+    )
+
+
 def _file_of(tensors: dict[str, Tensor], kind: str) -> WeightFile:
     if kind == "torchvision":
         renamed = from_torchvision(tensors)

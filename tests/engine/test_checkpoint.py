@@ -75,3 +75,16 @@ def test_what_cannot_be_resumed_says_so(tmp_path, parts):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match="last.safetensors"):
         load_checkpoint(path)
+
+
+def test_what_else_a_run_keeps_comes_back_or_is_refused(tmp_path, parts):
+    path = tmp_path / "last.safetensors"
+    progress = {"best": {"iteration": 3, "ap": 0.25}, "loss_scale": {"value": 512.0, "steps": 4}}
+    save_checkpoint(path, *parts, 7, progress)
+    assert load_checkpoint(path).progress == progress
+    save_checkpoint(path, *parts, 7)
+    assert load_checkpoint(path).progress == {}
+    for odd in ({"best": 3}, {"best": {"ap": 1}}, {"best": {"iteration": "3", "ap": 1}}, {"other": {}}):
+        save_checkpoint(path, *parts, 7, odd)
+        with pytest.raises(UserError, match="its header is damaged: progress"):
+            load_checkpoint(path)

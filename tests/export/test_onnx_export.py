@@ -37,7 +37,7 @@ def assert_same(session, model, picture: Image.Image) -> int:
     """The same instances from both, in the same order; returns how many."""
     resized = np.asarray(resize_image(picture, model.config.input))
     boxes, scores, masks = session.run(["boxes", "scores", "masks"], {"image": resized})
-    wanted = model.network.detect(batch_images([prepare_image(picture, model.config.input)]))[0]
+    wanted = model.engine.detect(batch_images([prepare_image(picture, model.config.input)]))[0]
     assert boxes.shape == wanted.boxes.shape and scores.shape == wanted.scores.shape
     np.testing.assert_allclose(boxes, wanted.boxes, rtol=0, atol=BOX_TOLERANCE)
     np.testing.assert_allclose(scores, wanted.scores, rtol=0, atol=SCORE_TOLERANCE)

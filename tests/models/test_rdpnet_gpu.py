@@ -12,7 +12,7 @@ from test_rdpnet_training import LOSSES, golden_targets
 
 from jrdp.config import Config
 from jrdp.engine.solver import Solver
-from jrdp.engine.steps import HALF_SCALE
+from jrdp.engine.loss_scale import FIXED
 from jrdp.models.layers import use_half_convolutions
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, trainable_parameters
@@ -77,7 +77,7 @@ def training_step(device: str, state: dict, golden, half: bool = False) -> tuple
         use_half_convolutions(model, half)
         solver = Solver(trainable_parameters(model), Config().solver)
         losses = model.losses(batch, targets)
-        solver.backward(sum(losses[name] for name in LOSSES), HALF_SCALE if half else 1.0)
+        solver.backward(sum(losses[name] for name in LOSSES), FIXED if half else 1.0)
         gradients = solver.gradients()
         values = jt.fetch_sync([*[losses[name] for name in LOSSES], *gradients.values()])
     return dict(zip(LOSSES, [float(v[0]) for v in values[:4]])), dict(zip(gradients, values[4:]))

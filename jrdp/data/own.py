@@ -1,0 +1,130 @@
+"""A dataset of one's own: any Python object with two methods.
+
+    len(dataset)     how many pictures
+    dataset[index]   (picture, instances)
+
+The picture is a file, a PIL image or an RGB uint8 array `[height, width, 3]`; the instances are masks (bool or uint8
+`[height, width]`, as a list or as one array `[G, height, width]`) or polygons (a list of parts `[x, y, x, y, ...]`), in
+the pixels of the picture. Boxes are made from them. With a third method, `original_size(index)` -> (height, width),
+pictures are not read once at the start to learn which of them are upright.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+from PIL import Image
+
+from jrdp.config import InputConfig
+from jrdp.data.annotations import ImageEntry, Instance
+from jrdp.data.augmentation import Look
+from jrdp.data.coco import Example, record_of, targets_of
+from jrdp.data.shapes import bounds_of, parse_segmentation
+from jrdp.data.transforms import prepare_image, read_image, resize_shape, sizes_of
+from jrdp.errors import UserError
+
+GIVEN = "(a dataset given from Python)"  # what data.train says in the configuration of such a run
+
+
+class OwnDataset:
+    """What the loader needs of a dataset, over an object with two methods.
+
+    Raises:
+        UserError: naming the item and what is wrong with it, where it is not as described above; the first item is
+            looked at here, the others when they are asked for.
+    """
+
+    def __init__(self, items: Any, input_config: InputConfig):
+        self.items, self.input_config = items, input_config
+        if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
+            raise UserError(f"a dataset needs the methods __len__ and __getitem__, which {type(items).__name__} has not")
+        if len(items) == 0:
+            raise UserError(f"the dataset {type(items).__name__} is empty: there is nothing to train on")
+        self._read(0)
+        tells = hasattr(items, "original_size")
+        self._sizes = [tuple(map(int, items.original_size(k))) if tells else self._size(k) for k in range(len(items))]
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.example(index)
+
+    def example(self, index: int, flip: bool = False, look: Look | None = None) -> Example:
+        photograph, instances = self._read(index)
+        entry = ImageEntry(index, f"item {index}", photograph.width, photograph.height)
+        if (entry.height, entry.width) != self._sizes[index]:
+            told = f"{self._sizes[index][1]}x{self._sizes[index][0]}"
+            raise UserError(f"item {index} of the dataset is {entry.width}x{entry.height}, not {told} as before")
+        record = record_of(entry, [_instance(shape, k, entry) for k, shape in enumerate(instances)])
+        image = prepare_image(photograph, self.input_config, flip, index, look)
+        return Example(image, targets_of(record, image.size, flip))
+
+    def image_id(self, index: int) -> int:
+        return index
+
+    def original_size(self, index: int) -> tuple[int, int]:
+        return self._sizes[index]
+
+    def size(self, index: int, look: Look | None = None) -> tuple[int, int]:
+        height, width = self._sizes[index]
+        return resize_shape(width, height, *sizes_of(self.input_config, look))
+
+    def _size(self, index: int) -> tuple[int, int]:
+        photograph, _ = self._read(index)
+        return photograph.height, photograph.width
+
+    def _read(self, index: int) -> tuple[Image.Image, Sequence]:
+        item = self.items[index]
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise UserError(f"item {index} of the dataset is {_kind(item)}, not (picture, instances)")
+        picture, instances = item
+        if not isinstance(instances, (tuple, list, np.ndarray)):
+            raise UserError(f"item {index} of the dataset: its instances are {_kind(instances)}, not a list of masks or polygons")
+        return _photograph(picture, index, self.input_config.exif == "apply"), instances
+
+
+def _photograph(picture: Any, index: int, upright: bool) -> Image.Image:
+    if isinstance(picture, (str, Path)):
+        return read_image(picture, upright=upright)
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        return Image.fromarray(picture)
+    raise UserError(
+        f"item {index} of the dataset: its picture is {_kind(picture)}, not a file, a PIL image or an RGB uint8 array "
+        "[height, width, 3]"
+    )
+
+
+def _instance(shape: Any, number: int, image: ImageEntry) -> Instance:
+    where = f"{image.file_name} of the dataset: its instance {number}"
+    if isinstance(shape, np.ndarray) and shape.ndim == 2:
+        if shape.shape != (image.height, image.width):
+            raise UserError(f"{where} is a mask of {shape.shape[1]}x{shape.shape[0]}, the picture is {image.width}x{image.height}")
+        if shape.dtype != bool and not np.isin(shape, (0, 1)).all():
+            raise UserError(f"{where} is a mask with other values than 0 and 1")
+        polygons, runs = None, _runs(shape.astype(bool))
+    else:
+        try:
+            polygons, runs = parse_segmentation([np.asarray(part, float).ravel().tolist() for part in shape], image.height, image.width)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where} is neither a mask nor a list of polygons [x, y, x, y, ...]: {error}") from error
+    x1, y1, x2, y2 = bounds_of(polygons, runs, image.height) or (0, 0, 0, 0)
+    return Instance(number, image.id, (x1, y1, x2 - x1, y2 - y1), polygons, runs, False)
+
+
+def _runs(mask: np.ndarray) -> np.ndarray:
+    """COCO's runs of a mask, int64: column by column, zeros first."""
+    flat = mask.ravel(order="F")
+    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], ends, [flat.size]]))
+    return np.concatenate([[0], runs]) if flat[0] else runs
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array {value.dtype} {list(value.shape)}"
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else f"of type {type(value).__name__}"
