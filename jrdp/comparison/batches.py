@@ -14,8 +14,10 @@ from jrdp.dataset_tools.sample import write_sample
 SAMPLE = "sample"  # the embedded generated pictures
 
 
-def training_batches(config: Config, names: list[str], seed: int, count: int, folder: Path) -> Iterator[Path]:
-    """`count` batches of `config.solver.batch_size`, each written to a file that the next one overwrites.
+def training_batches(
+    config: Config, names: list[str], seed: int, count: int, folder: Path, first: int = 0
+) -> Iterator[Path]:
+    """`count` batches, from number `first` (0 is the first) on, of `config.solver.batch_size`, each written to a file that the next one overwrites.
 
     names: datasets as in `data.train`, `sample` for the generated pictures; empty for `data.train` itself.
     Raises `UserError` for a dataset that is missing or malformed.
@@ -30,6 +32,7 @@ def training_batches(config: Config, names: list[str], seed: int, count: int, fo
         dataset,
         batch_size=config.solver.batch_size,
         seed=seed,
+        start_iteration=first,
         workers=0,
         flip_probability=config.data.flip_probability,
     )

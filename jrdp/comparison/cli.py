@@ -110,6 +110,8 @@ def training(
     out: Path = OutOption,
     dataset: List[str] = DatasetOption,
     steps: int = typer.Option(10, "--steps", min=1, help="SGD steps."),
+    evaluate: bool = typer.Option(False, "--evaluate", help="A whole training: AP of both sides on data.test as well."),
+    seeds: List[int] = typer.Option([], "--seeds", help="With --evaluate: one training each; repeatable."),
     config: Optional[Path] = ConfigOption,
     settings: List[str] = SetOption,
     weights: Optional[Path] = WeightsOption,
@@ -130,11 +132,18 @@ def training(
 ) -> None:
     """N steps from one start and one order of data: loss curves over each other, distance of the parameters."""
     from jrdp.comparison.training import compare_training
+    from jrdp.comparison.whole_training import compare_whole_training
+
+    if seeds and not evaluate:
+        raise UserError("--seeds goes with --evaluate; a short comparison takes one --seed")
 
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
         tf32=tf32, twin_device=twin_device,
     ).checked()
+    if evaluate:
+        passed = compare_whole_training(options, dataset, out, steps, seeds or [seed], first_tolerance)
+        raise typer.Exit(0 if passed else 1)
     passed = compare_training(options, dataset, out, steps, first_tolerance, loss_tolerance, parameter_tolerance)
     raise typer.Exit(0 if passed else 1)
 

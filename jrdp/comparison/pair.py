@@ -13,7 +13,7 @@ from typing import Iterator, Optional
 import numpy as np
 
 from jrdp import interchange
-from jrdp.comparison.exchange import save_arrays
+from jrdp.comparison.exchange import load_arrays, save_arrays
 from jrdp.comparison.process import Worker
 from jrdp.comparison.synthetic import synthetic_state
 from jrdp.config import Config, load_config, own_parts, parse_config
@@ -40,6 +40,8 @@ class Options:
     side's for prediction, "plain" or "fast". tf32: both sides may use TF32 on a GPU; the configuration's train.tf32 and
     test.tf32 are for runs, and do not make a comparison less exact. twin_device: the twin's, None for `device`: a torch
     without CUDA can stand beside a Jittor with it. timing: the twin is timed, with compiled operators.
+    initialise: what `weights` does not hold starts as jrdp initialises
+    it (by `seed`) for training, where comparisons of a pass take synthetic weights.
     """
 
     config: Optional[Path] = None
@@ -56,6 +58,7 @@ class Options:
     tf32: bool = False
     twin_device: Optional[str] = None
     timing: bool = False
+    initialise: bool = False
 
     @property
     def device_of_twin(self) -> str:
@@ -121,7 +124,7 @@ def open_pair(options: Options) -> Iterator[Pair]:
                     "build", config=values, device=options.device, engine=options.engine, tf32=options.tf32
                 )
                 check_same_tensors(ours, theirs)
-                start = state_of(file, ours["shapes"], options.seed)
+                start = _start(file, ours["shapes"], options, jittor, folder)
                 twin_start = start
                 if options.twin_weights is not None:
                     twin_start = state_of(interchange.read(options.twin_weights), ours["shapes"], options.seed)
@@ -179,6 +182,19 @@ def state_of(file, shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndar
     matched = interchange.match(expected, file).tensors
     filled = {**{name: np.asarray(value, dtype=np.float32) for name, value in matched.items()}, **heads}
     return {name: filled[name] for name in shapes}
+
+
+def _start(file, shapes: dict[str, list[int]], options: Options, jittor: Worker, folder: Path) -> dict[str, np.ndarray]:
+    if not options.initialise:
+        return state_of(file, shapes, options.seed)
+    path = folder / "initial.npz"
+    jittor.ask("initial", out=str(path), seed=options.seed)
+    state = load_arrays(path)
+    if file is not None:
+        given = state_of(file, shapes, options.seed)
+        body_only = all(name.startswith("backbone.body.") for name in file.tensors)
+        state |= {n: v for n, v in given.items() if not body_only or n.startswith("backbone.body.")}
+    return {name: state[name] for name in shapes}
 
 
 def is_torch_file(path: Path | None) -> bool:

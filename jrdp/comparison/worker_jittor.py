@@ -59,6 +59,32 @@ class JittorBackend:
 
         save_arrays(out, {name: value.numpy() for name, value in named_tensors(self.model).items()})
 
+    def initial(self, out: str, seed: int) -> None:
+        """All tensors of a new network, initialised by `seed`."""
+        from jrdp.models.rdpnet import RDPNet
+        from jrdp.models.state import named_tensors
+
+        self.jt.set_global_seed(seed)
+        network = RDPNet(self.config.model)
+        save_arrays(out, {name: value.numpy() for name, value in named_tensors(network).items()})
+
+    def suspend(self, out: str) -> None:
+        """Everything that training needs to go on: `weight/NAME` and `momentum/NAME`."""
+        from jrdp.models.state import named_tensors
+
+        weights = {f"weight/{name}": value.numpy() for name, value in named_tensors(self.model).items()}
+        save_arrays(out, {**weights, **{f"momentum/{name}": v for name, v in self.solver.momentum().items()}})
+
+    def resume(self, state: str) -> None:
+        """Go on from what `suspend` wrote."""
+        from jrdp.models.state import assign_state
+
+        arrays = load_arrays(state)
+        assign_state(self.model, {n[len("weight/") :]: v for n, v in arrays.items() if n.startswith("weight/")})
+        self.solver.load_momentum(
+            {n[len("momentum/") :]: v for n, v in arrays.items() if n.startswith("momentum/")}
+        )
+
     def stages(self, batch: str, out: str) -> None:
         """Every stage (mask stages on the network's own detections, which are also returned) and the detections."""
         images, _ = load_batch(batch)
@@ -75,18 +101,29 @@ class JittorBackend:
             arrays[f"detections/{image}/masks"] = instances.mask_probabilities
         save_arrays(out, arrays)
 
-    def gradients(self, batch: str, out: str) -> dict[str, float]:
-        """The four losses of a batch and the gradient of every trainable parameter, without an update."""
+    def gradients(self, batch: str, out: str, decisions: str) -> dict[str, float]:
+        """The four losses of a batch, the gradient of every trainable parameter and the decisions; no update."""
         images, targets = load_batch(batch)
-        parts = self.model.losses(images, targets)
-        self.solver.backward(sum(parts.values()))
+        parts = self._watched_backward(images, targets, decisions)
         save_arrays(out, {name: value.numpy() for name, value in self.solver.gradients().items()})
         return {name: float(value.item()) for name, value in parts.items()}
 
-    def step(self, batch: str, iteration: int) -> dict[str, float]:
-        """One SGD step; returns the four losses before it."""
+    def step(self, batch: str, iteration: int, decisions: str | None = None) -> dict[str, float]:
+        """One SGD step; returns the four losses before it. decisions: a file for those of this step."""
         images, targets = load_batch(batch)
-        return self._step(images, targets, iteration)
+        if decisions is None:
+            return self._step(images, targets, iteration)
+        parts = self._watched_backward(images, targets, decisions)
+        self.solver.step(iteration)
+        return {name: float(value.item()) for name, value in parts.items()}
+
+    def _watched_backward(self, images, targets, path: str) -> dict[str, Any]:
+        from jrdp.comparison.decisions_jittor import read_decisions, watched_losses
+
+        parts, stages, relus = watched_losses(self.model, images, targets)
+        self.solver.backward(sum(parts.values()))
+        read_decisions(self.model, images, targets, stages, relus).save(path)
+        return parts
 
     def prepare_timing(self, batch: str, rois: str, compiled: bool) -> list[str]:
         """Keep what the timed parts work on; returns the names of the parts."""
@@ -204,6 +241,9 @@ if __name__ == "__main__":
             "build": backend.build,
             "load": backend.load,
             "save": backend.save,
+            "initial": backend.initial,
+            "suspend": backend.suspend,
+            "resume": backend.resume,
             "stages": backend.stages,
             "gradients": backend.gradients,
             "step": backend.step,

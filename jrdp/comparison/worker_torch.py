@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ except ImportError as missing:
 
 from jrdp.comparison.twin import detect as twin_detect
 from jrdp.comparison.twin import ops
+from jrdp.comparison.twin import imposed as twin_imposed
 from jrdp.comparison.twin import train as twin_train
+from jrdp.comparison.decisions import Decisions
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
 from jrdp.comparison.synthetic import disc_masks
 from jrdp.comparison.twin.model import Twin, Variant
@@ -65,7 +67,7 @@ class TorchBackend:
             raise UserError("no CUDA device for torch; leave out --device cuda")
         self.device = torch.device("cuda" if device == "cuda" else "cpu")
         self.precision, self.dtype = precision, DTYPES[precision]
-        self.others: dict[str, Network] = {}
+        self.others: dict[tuple[str, str], Network] = {}
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         self.config = parse_config(config, "of the comparison")
         self.model = Twin(self.config.model, Variant(**(variant or {}))).to(self.device, self.dtype)
@@ -94,20 +96,39 @@ class TorchBackend:
         self.solver = twin_train.optimizer(self.model, self.config.solver)
         self.others.clear()
 
-    def network(self, precision: str | None = None) -> Network:
-        """The network in this precision, None for its own."""
-        if precision in (None, self.precision):
+    def network(self, precision: str | None = None, copy: str = "") -> Network:
+        """The network in this precision, None for its own; or a named copy, which is made when first asked for."""
+        precision = precision or self.precision
+        if precision == self.precision and not copy:
             return Network(self.model, self.solver, self.dtype)
-        if precision not in self.others:
-            model = copy.deepcopy(self.model).to(DTYPES[precision])
+        if (precision, copy) not in self.others:
+            model = deepcopy(self.model).to(DTYPES[precision])
             solver = twin_train.optimizer(model, self.config.solver)
-            self.others[precision] = Network(model, solver, DTYPES[precision])
-        return self.others[precision]
+            self.others[precision, copy] = Network(model, solver, DTYPES[precision])
+        return self.others[precision, copy]
 
-    def save(self, out: str, precision: str | None = None) -> None:
+    def save(self, out: str, precision: str | None = None, copy: str = "") -> None:
         """All tensors by name."""
-        state = self.network(precision).model.state_dict()
+        state = self.network(precision, copy).model.state_dict()
         save_arrays(out, {name: value.detach().cpu().numpy() for name, value in state.items()})
+
+    def suspend(self, out: str) -> None:
+        """Everything that training needs to go on: `weight/NAME` and `momentum/NAME`, as float32."""
+        arrays = {f"weight/{name}": value for name, value in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            buffer = self.solver.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                arrays[f"momentum/{name}"] = buffer
+        save_arrays(out, {name: value.detach().float().cpu().numpy() for name, value in arrays.items()})
+
+    def resume(self, state: str) -> None:
+        """Go on from what `suspend` wrote."""
+        arrays = {name: torch.from_numpy(value) for name, value in load_arrays(state).items()}
+        weights = {n[len("weight/") :]: v for n, v in arrays.items() if n.startswith("weight/")}
+        self._fill(weights)
+        for name, parameter in self.model.named_parameters():
+            if f"momentum/{name}" in arrays:
+                self.solver.state[parameter]["momentum_buffer"] = arrays[f"momentum/{name}"].to(parameter)
 
     def stages(self, batch: str, out: str, rois: str | None = None, precision: str | None = None) -> None:
         """Every stage, mask stages on the given RoIs, and what `detect` finds."""
@@ -142,6 +163,43 @@ class TorchBackend:
         grads = {name: p.grad for name, p in network.model.named_parameters() if p.grad is not None}
         save_arrays(out, {name: grad.cpu().numpy() for name, grad in grads.items()})
         return {name: value.item() for name, value in parts.items()}
+
+    def imposed(
+        self,
+        batch: str,
+        decisions: str,
+        precision: str,
+        choices: str,
+        out: str | None = None,
+        other: str | None = None,
+        iteration: int | None = None,
+    ) -> dict[str, Any]:
+        """As `gradients` (or `step`, with an iteration) with decisions taken elsewhere, on copies of the network.
+
+        choices: a file for what this network would have chosen. other: such a file of the same network in another
+        precision, to compare with; then the answer has `relus`, `others` and `checks`, see `twin/imposed.py`. Ask before
+        the network itself takes its first step: the copies are made then.
+        """
+        network = self.network(precision, copy="imposed")
+        model, solver = network.model, network.solver
+        images, sizes, targets = self._batch(batch, network.dtype)
+        given = Decisions.load(decisions)
+        solver.zero_grad(set_to_none=True)
+        parts, trunk, mode = twin_imposed.imposed_losses(model, images, targets, given)
+        sum(parts.values()).backward()
+        answer: dict[str, Any] = {"losses": {name: value.item() for name, value in parts.items()}}
+        save_arrays(choices, twin_imposed.own_choices(mode))
+        if other is not None:
+            known = load_arrays(other)
+            answer["relus"] = twin_imposed.relu_rows(mode, known)
+            answer["others"] = twin_imposed.other_rows(mode, known)
+            answer["checks"] = twin_imposed.check_choices(model, trunk, sizes, targets, given)
+        if out is not None:
+            grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            save_arrays(out, {name: grad.cpu().numpy() for name, grad in grads.items()})
+        if iteration is not None:
+            twin_train.update(solver, self.config.solver, iteration)
+        return answer
 
     def step(self, batch: str, iteration: int, precision: str | None = None) -> dict[str, float]:
         """One SGD step; returns the four losses before it."""
@@ -252,9 +310,12 @@ if __name__ == "__main__":
             "load": backend.load,
             "load_checkpoint": backend.load_checkpoint,
             "save": backend.save,
+            "suspend": backend.suspend,
+            "resume": backend.resume,
             "results": backend.results,
             "stages": backend.stages,
             "gradients": backend.gradients,
+            "imposed": backend.imposed,
             "step": backend.step,
             "prepare_timing": backend.prepare_timing,
             "time": backend.time,

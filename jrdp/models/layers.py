@@ -10,8 +10,9 @@ from NumPy's global generator, which `jt.set_global_seed` seeds, so that they ar
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, Iterator, List, Optional
 
 import jittor as jt
 import numpy as np
@@ -21,6 +22,8 @@ from jrdp.ops import group_norm
 
 Init = Callable[[tuple], np.ndarray]
 Stages = Optional[Dict[str, jt.Var]]
+
+_watchers: List[List[jt.Var]] = []
 
 
 def kaiming_uniform(shape: tuple) -> np.ndarray:
@@ -124,7 +127,25 @@ def per_channel(values: jt.Var, x: jt.Var) -> jt.Var:
 
 def relu(x: jt.Var) -> jt.Var:
     """max(x, 0) of `[N, C, H, W]`, C > 1. Jittor's own compares with a scalar, stretched another way when W is 1."""
-    return x * (x > per_channel(jt.zeros([x.shape[1]]), x))
+    y = x * (x > per_channel(jt.zeros([x.shape[1]]), x))
+    for seen in _watchers:
+        seen.append(y)
+    return y
+
+
+@contextmanager
+def watching_relus() -> Iterator[List[jt.Var]]:
+    """A list of what every ReLU returns while the block runs, in the order of computation.
+
+    The outputs are noted, not the inputs: those are computed in any case, so that watching fuses no kernel differently
+    and changes no bit; an output is positive where the input is.
+    """
+    seen: List[jt.Var] = []
+    _watchers.append(seen)
+    try:
+        yield seen
+    finally:
+        _watchers.remove(seen)
 
 
 class ReLU(nn.Module):

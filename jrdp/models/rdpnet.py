@@ -83,19 +83,24 @@ class RDPNet(nn.Module):
         return self.detect(batch) if targets is None else self.losses(batch, targets, all_reduce)
 
     def losses(
-        self, batch: ImageBatch, targets: list[Targets], all_reduce: Callable[[np.ndarray], np.ndarray] = np.asarray
+        self,
+        batch: ImageBatch,
+        targets: list[Targets],
+        all_reduce: Callable[[np.ndarray], np.ndarray] = np.asarray,
+        stages: Stages = None,
     ) -> dict[str, jt.Var]:
         """The four training losses, each `[1]`: loss_cls, loss_reg, loss_centerness, loss_mask; train on their sum.
 
         targets: one per image, boxes in network pixels. An image without ground truth is all background.
         all_reduce: for data-parallel training, takes float32 counts to their means over the processes.
+        stages: a dictionary to be filled with the named stages up to the boxes, see `stages()`.
         """
         set_training(self._modal, True)
-        features = self.backbone(self._images(batch))
-        output = self.rpn.head(features)
+        features = self.backbone(self._images(batch), stages)
+        output = self.rpn.head(features, stages)
         points = [locations(*x.shape[2:], stride) for x, stride in zip(output.logits, STRIDES)]
         assigned = assign_targets(points, [target.boxes for target in targets])
-        rois, masks = self._mask_targets(self._detections(output, batch), targets)
+        rois, masks = self.mask_targets(self._detections(output, batch), targets)
 
         counts = [len(batch), assigned.positive.sum(), assigned.centerness.sum(dtype=np.float64), masks.size]
         counts = LossCounts(*all_reduce(np.array(counts, np.float32)).tolist())
@@ -151,7 +156,7 @@ class RDPNet(nn.Module):
     def _detections(self, output: HeadOutput, batch: ImageBatch) -> list[Detections]:
         return decode_vars(*output, batch.sizes, self.config.fcos)
 
-    def _mask_targets(self, found: list[Detections], targets: list[Targets]) -> tuple[np.ndarray, np.ndarray]:
+    def mask_targets(self, found: list[Detections], targets: list[Targets]) -> tuple[np.ndarray, np.ndarray]:
         """The RoIs `[P, 5]` that learn a mask and the masks, 0 or 1, `[P, M, M]`.
 
         They are those among the proposals (the detections, without gradient) and the ground-truth boxes that match an

@@ -36,18 +36,18 @@ def step(r50, golden):
     batch = picture_batch(golden, *[name[: -len(".png")] for name in record["files"]])
     assert batch.images.shape == tuple(released["b1/input/shape"])
     seen = {}
-    choose = r50._mask_targets
+    choose = r50.mask_targets
 
     def spy(found, targets):
         seen["proposals"] = found
         seen["rois"], seen["masks"] = choose(found, targets)
         return seen["rois"], seen["masks"]
 
-    r50._mask_targets = spy
+    r50.mask_targets = spy
     try:
         losses = r50.losses(batch, golden_targets(released))
     finally:
-        del r50._mask_targets
+        del r50.mask_targets
     names = trainable_names(r50)
     tensors = named_tensors(r50)
     grads = jt.grad(sum(losses.values()), [tensors[name] for name in names])
@@ -91,7 +91,7 @@ def test_gradient_samples(step):
         assert np.abs(grad[picks] - sample).max() <= 3e-3 * np.abs(grad).max(), key
 
 
-def test_proposals_and_mask_targets(step):
+def test_proposals_andmask_targets(step):
     seen, released, _ = step
     targets = golden_targets(released)
     for i, (found, target) in enumerate(zip(seen["proposals"], targets)):

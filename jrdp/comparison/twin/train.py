@@ -161,11 +161,16 @@ def train_step(
     targets: list[Targets],
 ) -> dict[str, float]:
     """One iteration; returns the four losses before the update. Gradients stay on the parameters."""
-    for group in solver.param_groups:
-        group.setdefault("initial_lr", group["lr"])
-        group["lr"] = group["initial_lr"] * rate_factor(config, iteration)
     solver.zero_grad(set_to_none=True)
     parts = losses(model, images, sizes, targets)
     sum(parts.values()).backward()
-    solver.step()
+    update(solver, config, iteration)
     return {name: value.item() for name, value in parts.items()}
+
+
+def update(solver: torch.optim.SGD, config: SolverConfig, iteration: int) -> None:
+    """Apply the gradients with the rates of `iteration`, counted from 1."""
+    for group in solver.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+        group["lr"] = group["initial_lr"] * rate_factor(config, iteration)
+    solver.step()

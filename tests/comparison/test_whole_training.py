@@ -1,0 +1,73 @@
+"""`compare training --evaluate` end to end, on a few small pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jrdp import interchange
+from jrdp.comparison import whole_training
+from jrdp.comparison.pair import Options, open_pair
+from jrdp.comparison.whole_training import compare_whole_training
+from jrdp.dataset_tools.sample import write_sample
+from jrdp.errors import UserError
+from jrdp.files import make_folder
+
+TWIN_PYTHON = os.environ.get("JRDP_TWIN_PYTHON", sys.executable)
+
+
+@pytest.fixture(scope="module")
+def both_frameworks():
+    if importlib.util.find_spec("jittor") is None:
+        pytest.skip("needs Jittor in this Python")
+    if subprocess.run([TWIN_PYTHON, "-c", "import torch"], capture_output=True).returncode:
+        pytest.skip("needs torch (extra [torch]) here or in JRDP_TWIN_PYTHON")
+
+
+def options(sample, *more):
+    settings = [
+        "input.min_size=64", "input.max_size=96", "solver.batch_size=2", "train.checkpoint_period=1",
+        f"data.test=[{json.dumps(f'{sample.images}:{sample.val}')}]", *more,
+    ]
+    return Options(settings=settings, twin_python=TWIN_PYTHON)
+
+
+def test_it_trains_evaluates_and_goes_on(both_frameworks, tmp_path):
+    sample = write_sample(tmp_path / "sample", train=8, val=2)
+    datasets = [f"{sample.images}:{sample.train}"]
+    lines = []
+    compare_whole_training(options(sample), datasets, tmp_path / "out", steps=2, seeds=[7], print_line=lines.append)
+    folder = tmp_path / "out" / "seed7"
+    history = json.loads((folder / "history.json").read_text())
+    assert [entry["step"] for entry in history] == [1, 2]
+    assert history[0]["jittor"] == pytest.approx(history[0]["torch"], rel=1e-4)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    metrics = report["metrics"]["7"]
+    assert set(metrics) == set(metrics["jittor"]) == {"jittor", "torch"}
+    trained = interchange.read(folder / "jittor_2.pth").tensors
+    twin = interchange.read(folder / "torch_2.pth").tensors
+    assert set(trained) == set(twin)
+
+    # An interrupted training goes on with the batches that come next, from the same weights and momentum.
+    with open_pair(replace(options(sample), seed=7, initialise=True)) as pair:
+        whole_training._train(pair, datasets, make_folder(tmp_path / "again"), 1, 7, lines.append)
+    with open_pair(replace(options(sample), seed=7, initialise=True)) as pair:
+        again = whole_training._train(pair, datasets, tmp_path / "again", 2, 7, lines.append)
+        with pytest.raises(UserError, match="--steps 2 or more"):
+            whole_training._train(pair, datasets, tmp_path / "again", 1, 7, lines.append)
+    assert any("goes on after step 1" in line for line in lines)
+    for side in ("jittor", "torch"):
+        assert again[1][side] == pytest.approx(history[1][side], rel=1e-4)
+        other = interchange.read(tmp_path / "again" / f"{side}_2.pth").tensors
+        name = "rpn.head.cls_tower.0.weight"
+        assert np.allclose(other[name], {"jittor": trained, "torch": twin}[side][name], rtol=0, atol=1e-5)
+    with open_pair(replace(options(sample, "solver.base_lr=0.001"), seed=7, initialise=True)) as pair:
+        with pytest.raises(UserError, match="another configuration"):
+            whole_training._train(pair, datasets, tmp_path / "again", 2, 7, lines.append)
