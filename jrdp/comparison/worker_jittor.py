@@ -118,7 +118,7 @@ class JittorBackend:
         return {name: float(value.item()) for name, value in parts.items()}
 
     def _watched_backward(self, images, targets, path: str) -> dict[str, Any]:
-        from jrdp.comparison.decisions_jittor import read_decisions, watched_losses
+        from jrdp.comparison.choices_jittor import read_decisions, watched_losses
 
         parts, stages, relus = watched_losses(self.model, images, targets)
         self.solver.backward(sum(parts.values()))

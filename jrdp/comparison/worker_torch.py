@@ -19,7 +19,7 @@ from jrdp.comparison.twin import detect as twin_detect
 from jrdp.comparison.twin import ops
 from jrdp.comparison.twin import imposed as twin_imposed
 from jrdp.comparison.twin import train as twin_train
-from jrdp.comparison.decisions import Decisions
+from jrdp.comparison.choices import Decisions
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
 from jrdp.comparison.synthetic import disc_masks
 from jrdp.comparison.twin.model import Twin, Variant

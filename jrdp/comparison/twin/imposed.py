@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from jrdp.comparison.decisions import Decisions, packed, unpacked
+from jrdp.comparison.choices import Decisions, packed, unpacked
 from jrdp.comparison.twin.detect import as_rois, locations, proposals
 from jrdp.comparison.twin.model import LEVELS, STRIDES, Trunk, Twin
 from jrdp.comparison.twin.train import LEVEL_RANGES, assign, dense_losses, match

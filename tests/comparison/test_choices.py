@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jrdp.comparison.decisions import Decisions, pooling_choice
+from jrdp.comparison.choices import Decisions, pooling_choice
 from jrdp.comparison.explanation import Imposed
 
 

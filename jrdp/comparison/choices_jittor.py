@@ -7,7 +7,7 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
-from jrdp.comparison.decisions import MAPS, Decisions, pooling_choice
+from jrdp.comparison.choices import MAPS, Decisions, pooling_choice
 from jrdp.models.fcos_decode import decode_vars
 from jrdp.models.fcos_targets import assign_targets, locations
 from jrdp.models.layers import watching_relus
