@@ -62,7 +62,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.13",
     packages=find_packages(include=["jrdp", "jrdp.*"]),
-    package_data={"jrdp": ["**/*.h", "**/*.cuh", "**/*.json", "**/*.html", "**/*.css", "**/*.cuda"]},
+    package_data={"jrdp": ["**/*.h", "**/*.cuh", "**/*.json", "**/*.safetensors", "**/*.html", "**/*.css", "**/*.cuda"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["jrdp = jrdp.cli:main"]},

@@ -455,13 +455,18 @@ def data_weights(
 
 def main() -> None:
     """Entry point of the `jrdp` command."""
+    from jrdp.machine import plain_progress
     from jrdp.machine.runtime import own_process
 
     own_process()
     # OpenCV and its decoders write many lines about a damaged video or a missing camera: jrdp has one of its own.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    sys.exit(endings.run(_run))
+    try:
+        code = endings.run(_run)
+    finally:
+        plain_progress.end()
+    sys.exit(code)
 
 
 def _run() -> None:

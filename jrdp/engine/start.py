@@ -110,6 +110,6 @@ def initialise(model, file: WeightFile) -> str:
     matched = interchange.match(expected_tensors(shapes, file), file)
     check_finite(matched.tensors, file.path)
     assign_state(model, {**{name: value.numpy() for name, value in tensors.items()}, **matched.tensors})
-    what = "the ImageNet backbone" if is_backbone_only(file) else "all weights"
+    what = "the backbone" if is_backbone_only(file) else "all weights"
     prefix = f" ({file.prefix} taken off their names)" if file.prefix else ""
     return f"starting from {file.path}: {what}, {len(matched.tensors)} tensors{prefix}"

@@ -3,6 +3,7 @@ for bit."""
 
 from __future__ import annotations
 
+import shlex
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -163,9 +164,20 @@ class _Run:
         print(f"weights: {self.out / 'final.safetensors'}; curves: {self.out / 'curves.png'}")
         if self.best.iteration:
             print(f"best masks (AP {100 * self.best.ap:.1f}) at iteration {self.best.iteration}: {self.out / 'best.safetensors'}")
-        if metrics is not None or not self.test_sets:
-            return metrics or {}
-        return validate(self.network, self.config, self.test_sets, self.out / "eval")
+        if metrics is None:
+            metrics = validate(self.network, self.config, self.test_sets, self.out / "eval") if self.test_sets else {}
+        print(next_commands(self.out, self.config))
+        return metrics
+
+
+def next_commands(out: Path, config: Config) -> str:
+    """The command that tests what was trained, and the one that predicts with it."""
+    weights = shlex.quote(str(out / "final.safetensors"))
+    sets = "" if config.data.test else " --set 'data.test=[IMAGES:ANNOTATIONS.json]'"
+    return (
+        f"test:    jrdp test --weights {weights} --out {shlex.quote(str(out / 'test'))}{sets}\n"
+        f"predict: jrdp predict --weights {weights} --out {shlex.quote(str(out / 'pictures'))} PHOTO_OR_FOLDER"
+    )
 
 
 def _loader(dataset, config: Config, first: int) -> TrainLoader:

@@ -147,6 +147,10 @@ def _from_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> Wei
         file.metadata.update(native)
         iteration = native.get("iteration")
         file.iteration = iteration if type(iteration) is int and iteration >= 0 else None
+        if native.get("packed") is not None:
+            from jrdp.interchange import start
+
+            return start.expand(file)
     return file
 
 

@@ -10,6 +10,7 @@ import warnings
 from typing import Optional
 
 from jrdp.errors import UserError
+from jrdp.machine import plain_progress
 from jrdp.machine import tf32 as tf32_choice
 from jrdp.machine.importing import cores, quiet
 from jrdp.machine.prepare import Setup, prepare
@@ -64,6 +65,8 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     if device == "cuda" and not setup.cuda.usable:
         raise UserError(f"--device cuda cannot be used: {_sentence(setup.cuda.reason, setup.cuda.fix)}")
     verbose = bool(os.environ.get("JRDP_VERBOSE"))
+    if _process_is_ours and not verbose:
+        plain_progress.begin()
     if "jittor" not in sys.modules:
         tf32_choice.ask(tf32)
         # NumPy works these out once; after Jittor's libraries have switched denormal numbers off, it would warn.

@@ -88,6 +88,22 @@ def test_killed_and_resumed_equals_uninterrupted(sample, tmp_path):
     moved = load_file(str(whole / "last.state-6.safetensors")), load_file(str(killed / "last.state-6.safetensors"))
     assert all(np.array_equal(moved[0][name], moved[1][name]) for name in moved[0])
 
+    # A run that came to its end goes on to a later one as if it had been asked for that at first; not to an earlier one.
+    longer = tmp_path / "longer"
+    told = run(command(sample, longer, "--set", "solver.max_iterations=4")).splitlines()
+    weights = longer / "final.safetensors"
+    assert told[-2].startswith(f"test:    jrdp test --weights {weights} --out {longer / 'test'} --set 'data.test=[IMAGES")
+    assert told[-1] == f"predict: jrdp predict --weights {weights} --out {longer / 'pictures'} PHOTO_OR_FOLDER"
+    run(command(sample, longer, "--resume"))
+    assert log_of(longer) == log_of(whole)
+    last = load_file(str(weights))
+    assert all(np.array_equal(one[name], last[name]) for name in one)
+    shorter = subprocess.run(
+        command(sample, longer, "--resume", iterations=6) + ["--set", "solver.max_iterations=5"],
+        capture_output=True, text=True, timeout=600,
+    )
+    assert shorter.returncode == 2 and "solver.max_iterations" in shorter.stderr
+
     # Negative control: another seed orders and flips the pictures differently, and must not give the same bits.
     other_seed = tmp_path / "other"
     run(command(sample, other_seed, "--seed", "2", "--set", "solver.max_iterations=2", "--set", "solver.steps=[2]"))

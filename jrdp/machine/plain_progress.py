@@ -1,0 +1,55 @@
+"""Progress that survives a pipe: where standard error is no terminal, only the last state of a line is written.
+
+Jittor reports the compiling of its operators from C++, one state over the other with carriage returns, which in a file
+or another program's log are one endless line. A small process between it and standard error keeps what stands after
+the last carriage return. It is another process because Jittor holds Python's lock meanwhile, and because what a crash
+says must still come through.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Optional, Tuple
+
+_STDERR = 2
+_between: Optional[Tuple[int, subprocess.Popen]] = None  # the true standard error, and the process before it
+
+
+def begin() -> None:
+    """Put the process in between; once, and not for a terminal or where there is no `sed`."""
+    global _between
+    with suppress(OSError):
+        if _between is not None or os.isatty(_STDERR) or shutil.which("sed") is None:
+            return
+        process = subprocess.Popen(
+            ["sed", "-u", "-e", "s/[ \r]*$//", "-e", "s/.*\r//"],
+            stdin=subprocess.PIPE, stdout=_STDERR, stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for this process, which still has something to say
+        )
+        saved = os.dup(_STDERR)
+        _flush()
+        os.dup2(process.stdin.fileno(), _STDERR)
+        process.stdin.close()
+        _between = saved, process
+
+
+def end() -> None:
+    """Give standard error back, after all that was written to it has arrived."""
+    global _between
+    if _between is None:
+        return
+    (saved, process), _between = _between, None
+    _flush()
+    os.dup2(saved, _STDERR)
+    os.close(saved)
+    with suppress(subprocess.TimeoutExpired):  # a child of this process may live on and hold the pipe
+        process.wait(timeout=2)
+
+
+def _flush() -> None:
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()

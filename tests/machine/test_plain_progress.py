@@ -1,0 +1,43 @@
+"""What others see of progress that is written over itself."""
+
+import os
+import pty
+import subprocess
+import sys
+
+SCRIPT = """
+import os, sys
+from jrdp.machine import plain_progress
+plain_progress.begin()
+plain_progress.begin()
+os.write(2, b"\\nCompiling Operators(1/3) used: 1s \\rCompiling Operators(3/3) used: 2s \\r")
+os.write(2, b"\\nplain\\n")
+print("jrdp: error: text", file=sys.stderr)
+if len(sys.argv) > 1:
+    os.abort()
+plain_progress.end()
+plain_progress.end()
+print("after", file=sys.stderr)
+"""
+
+
+def test_only_the_last_state_of_a_line_reaches_a_pipe_or_a_file(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True)
+    assert done.stderr == b"\nCompiling Operators(3/3) used: 2s\nplain\njrdp: error: text\nafter\n"
+    with open(tmp_path / "log", "wb") as log:
+        subprocess.run([sys.executable, "-c", SCRIPT], stderr=log, check=True)
+    assert (tmp_path / "log").read_bytes() == done.stderr  # whole when the command has ended
+
+
+def test_what_a_crash_says_comes_through():
+    done = subprocess.run([sys.executable, "-c", SCRIPT, "abort"], capture_output=True)
+    assert done.returncode < 0 and done.stderr.endswith(b"plain\njrdp: error: text\n")
+
+
+def test_a_terminal_is_left_alone():
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", SCRIPT], stderr=theirs, check=True)
+    os.close(theirs)
+    seen = os.read(ours, 4096)
+    os.close(ours)
+    assert b"used: 1s \rCompiling" in seen and seen.rstrip().endswith(b"after")
