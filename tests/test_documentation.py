@@ -201,7 +201,7 @@ def commands_in_sentences():
                 yield f"{path.name}: {span}", span
 
 
-@pytest.mark.parametrize("place, line", commands_in_sentences())
+@pytest.mark.parametrize("place, line", list(commands_in_sentences()))
 def test_commands_in_sentences_exist(place, line):
     words = [word for word in words_of(line) if "..." not in word and word not in ("on", "X")]
     check_words(words[1:], place)
