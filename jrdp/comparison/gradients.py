@@ -76,7 +76,9 @@ def compare_gradients(
     own = {name: _apart(found["jittor"].get(name), found["torch"].get(name)) for name in trainable}
     report.text(f"One batch of {batch_size}; weights: {options.weights or 'synthetic'}; {versions_text(versions)}")
     if differing:
-        report.text(f"The two weight files differ in {len(differing)} tensor(s): {', '.join(differing[:10])}")
+        words = f"The two weight files differ in {len(differing)} tensor(s): {', '.join(differing[:10])}"
+        report.text(words)
+        print_line(words)
     report.heading("Losses")
     loss_columns = ["loss", "Jittor", "PyTorch", "float64", "Jittor off by", "PyTorch off by", "allowed"]
     loss_rows = [

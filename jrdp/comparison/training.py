@@ -101,7 +101,9 @@ def compare_training(
 
     report.text(f"Weights at the start: {options.weights or 'synthetic'}; {versions_text(versions)}")
     if differing:
-        report.text(f"The two weight files differ in {len(differing)} tensor(s): {', '.join(differing[:10])}")
+        words = f"The two weight files differ in {len(differing)} tensor(s): {', '.join(differing[:10])}"
+        report.text(words)
+        print_line(words)
     report.plot(_plot(history), "Each loss over the steps, own decisions: Jittor drawn thin over PyTorch drawn broad")
     report.heading("With Jittor's decisions on all sides")
     columns = ["distance to float64", "Jittor", "PyTorch", "allowed"]
