@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import re
 import sys
@@ -43,10 +42,15 @@ def import_object(path: str, key: str) -> object:
 
 
 def _import(name: str):
-    if importlib.util.find_spec(name.partition(".")[0]) is None and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        here = os.getcwd()
+        if here in sys.path or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        sys.path.append(here)
         importlib.invalidate_caches()
-    return importlib.import_module(name)
+        return importlib.import_module(name)
 
 
 def _line(error: Exception) -> str:
