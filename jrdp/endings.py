@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from typing import Callable, Optional, TextIO
@@ -19,6 +20,10 @@ DONE, MISTAKE, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 # Errors of the system that no program can prevent; others without a file's name are mistakes of ours.
 _SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EAGAIN}
+
+
+# What the loader says when a library does not fit into memory; the error has no number then.
+_NO_MEMORY = re.compile("failed to map segment|cannot allocate memory", re.IGNORECASE)
 
 
 def run(command: Callable[[], None]) -> int:
@@ -62,7 +67,7 @@ def reason_of(error: BaseException) -> Optional[str]:
         return _one_line(str(error))
     if type(error).__name__ == "WorkerDied":  # of jrdp.data.workers, which a command that starts none does not import
         return _one_line(str(error))
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or isinstance(error, (ImportError, OSError)) and _NO_MEMORY.search(str(error)):
         detail = _one_line(str(error))
         return f"not enough memory{f' ({detail})' if detail else ''}: use smaller pictures or batches, or fewer jobs"
     if isinstance(error, OSError) and error.strerror:

@@ -1,7 +1,8 @@
 """Fault injection on the command line: kills, full disks, damaged files by format, wrong command lines. See soak.sh.
 
-Every command runs in a process of its own with a limit on time and address space. A round is bad when it prints a
-traceback, ends with a code that the kind does not allow, dies of a signal that nobody sent, or loses something.
+Every command runs in a process of its own with a limit on time. A round is bad when it prints a traceback, ends with a
+code that the kind does not allow, dies of a signal that nobody sent, or loses something. Besides, thousands of damaged
+files a round go to the readers in one process (`--read`): there, anything but a `UserError` is bad.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--device", "cpu", "--set", "input.min_size=64", "--set", "input.max_size=96"]
+READ_COUNT = 500  # damaged files of each format in a round of `read_mutations`
 WRONG = [
     ["predict"], ["nonsense"], ["train", "--seed", "-1", "--out", "OUT"], ["train", "--seed", "9" * 23, "--out", "OUT"],
     ["train", "--out", "OUT", "--set", "train.seed=2020-13-45"], ["train", "--out", "OUT", "--set", "a"],
@@ -60,6 +62,9 @@ class Soak:
     def predicting(self, out: Path) -> list[str]:
         return ["predict", "--weights", str(self.weights), "--out", str(out), *SMALL, str(self.pictures)]
 
+    def environment(self) -> dict:
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+
     def command(self, arguments: list[str]) -> list[str]:
         return [sys.executable, "-m", "jrdp.cli", *arguments]
 
@@ -69,10 +74,9 @@ class Soak:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
         try:
             done = subprocess.run(
-                self.command(arguments), cwd=self.work, env=environment, capture_output=True, text=True,
+                self.command(arguments), cwd=self.work, env=self.environment(), capture_output=True, text=True,
                 errors="replace", timeout=seconds, preexec_fn=limits,
             )
         except subprocess.TimeoutExpired:
@@ -97,9 +101,8 @@ class Soak:
         training = self.random.random() < 0.5
         out = Path(tempfile.mkdtemp(dir=self.work)) / "out"
         arguments = ["train", "--out", str(out), *self.training] if training else self.predicting(out)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
         process = subprocess.Popen(
-            self.command(arguments), cwd=self.work, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self.command(arguments), cwd=self.work, env=self.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         mark = out / ("last.safetensors" if training else "predictions.partial.jsonl")
         end = time.monotonic() + 120
@@ -154,19 +157,25 @@ class Soak:
         else:
             Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path)
             data, arguments = path.read_bytes(), [*self.predicting(out)[:-1], str(path)]
-        path.write_bytes(self.damaged(data))
+        path.write_bytes(damaged(data, self.random))
         self.judge(f"mutations {suffix}", self.call(arguments), {0, 1, 2})
         shutil.rmtree(folder)
 
-    def damaged(self, data: bytes) -> bytes:
-        changed = bytearray(data)
-        how = self.random.randrange(3)
-        if how == 0:
-            return bytes(changed[: self.random.randrange(len(changed))])
-        for _ in range(self.random.choice([1, 3, 30])):
-            place = self.random.randrange(min(len(changed), 4096) if how == 1 else len(changed))
-            changed[place] = self.random.randrange(256)
-        return bytes(changed)
+    def read_mutations(self) -> None:
+        """Damage small files of every format by the thousand and give them to the readers themselves."""
+        command = [sys.executable, __file__, "--read", str(READ_COUNT), "--seed", str(self.random.randrange(1 << 30))]
+        done = subprocess.run(command, cwd=self.work, env=self.environment(), capture_output=True, text=True, timeout=600)
+        try:
+            counted = json.loads(done.stdout.splitlines()[-1])
+        except (IndexError, ValueError):
+            self.rounds["mutations, read"] += 1
+            self.bad["mutations, read"] += 1
+            self.notes.append(f"mutations, read: ended with {done.returncode}: {done.stderr[-400:].strip()}")
+            return
+        for suffix, (rounds, notes) in counted.items():
+            self.rounds[f"mutations, read {suffix}"] += rounds
+            self.bad[f"mutations, read {suffix}"] += len(notes)
+            self.notes += [f"mutations, read {suffix}: {note}" for note in notes[:3]]
 
     def wrong_command_line(self) -> None:
         out = self.work / "never"
@@ -180,16 +189,116 @@ class Soak:
         return "\n".join([*rows, *self.notes])
 
 
+def damaged(data: bytes, random_: random.Random) -> bytes:
+    """Cut off somewhere, or with a few bytes changed, near the beginning or anywhere."""
+    changed = bytearray(data)
+    how = random_.randrange(3)
+    if how == 0:
+        return bytes(changed[: random_.randrange(len(changed))])
+    for _ in range(random_.choice([1, 3, 30])):
+        place = random_.randrange(min(len(changed), 4096) if how == 1 else len(changed))
+        changed[place] = random_.randrange(256)
+    return bytes(changed)
+
+
+def readable_files(folder: Path) -> dict:
+    """Suffix -> (a small sound file's bytes, what reads a file like it)."""
+    sys.path.insert(0, str(ROOT))
+    from jrdp import interchange
+    from jrdp.config import Config, dump_config, load_config
+    from jrdp.data.annotations import load_json, parse_annotations
+    from jrdp.data.transforms import read_image
+    from jrdp.dataset_tools.masks import index_map
+    from jrdp.dataset_tools.matfile import read_mat
+    from jrdp.engine.weights import config_of
+    from jrdp.evaluation.ground_truth import load_ground_truth
+    from jrdp.evaluation.results import check_results, read_results
+    from jrdp.interchange import native
+
+    names = ("backbone.body.stem.conv1.weight", "backbone.body.stem.bn1.bias", "rpn.head.scales.0.scale")
+    tensors = {name: np.arange(24, dtype=np.float32).reshape(2, 3, 4) for name in names}
+    file = interchange.WeightFile(tensors, iteration=3, metadata=native.header(Config(), 3))
+    square = [2, 2, 12, 2, 12, 12, 2, 12]
+    results = [{"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [2, 2, 10, 10], "segmentation": [square]}]
+    annotations = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 32, "height": 24}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 100, "bbox": [2, 2, 10, 10], "segmentation": [square]},
+            {"id": 2, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": {"size": [24, 32], "counts": [50, 20, 698]}},
+        ],
+        "categories": [{"id": 1, "name": "salient"}],
+    }  # fmt: skip
+    (folder / "truth.json").write_text(json.dumps(annotations))
+    truth = load_ground_truth(folder / "truth.json", "segm")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8))
+    head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
+    body = bytes.fromhex("0600000008000000") + bytes([6, 0, 0, 0, 0, 0, 0, 0])
+    body += bytes.fromhex("05000000080000000200000002000000") + bytes.fromhex("0100010061000000")
+    body += bytes.fromhex("0900000020000000") + np.arange(4.0).tobytes()
+    found = {}
+    for suffix in (".safetensors", ".pth", ".pkl"):
+        interchange.write(folder / f"w{suffix}", file)
+        found[suffix] = ((folder / f"w{suffix}").read_bytes(), lambda path: config_of(interchange.read(path), None, []))
+    for suffix in (".png", ".jpg", ".webp", ".tif", ".gif", ".bmp"):
+        picture.save(folder / f"p{suffix}")
+        found[suffix] = ((folder / f"p{suffix}").read_bytes(), read_image)
+    mask = Image.fromarray(np.kron(np.arange(4, dtype=np.uint8).reshape(2, 2), np.ones((12, 16), np.uint8)))
+    mask.save(folder / "m.png")
+    found["mask.png"] = ((folder / "m.png").read_bytes(), index_map)
+    found["annotations.json"] = (
+        json.dumps(annotations).encode(), lambda path: parse_annotations(load_json(path), str(path))
+    )  # fmt: skip
+    found["results.json"] = (
+        json.dumps(results).encode(), lambda path: check_results(read_results(path), truth, str(path))
+    )  # fmt: skip
+    found[".yaml"] = (dump_config(Config()).encode(), load_config)
+    found[".mat"] = (head + (14).to_bytes(4, "little") + len(body).to_bytes(4, "little") + body, read_mat)
+    return found
+
+
+def read_damaged(count: int, seed: int) -> dict:
+    """Suffix -> (how many damaged files were read, what went wrong): anything but a `UserError` has."""
+    random_ = random.Random(seed)
+    counted = {}
+    with tempfile.TemporaryDirectory(prefix="jrdp-soak-read-") as name:
+        folder = Path(name)
+        files = readable_files(folder)
+        from jrdp.errors import UserError
+
+        for suffix, (data, read) in files.items():
+            path, notes = folder / f"damaged{suffix}", []
+            path.write_bytes(data)
+            read(path)  # the sound one is read
+            for _ in range(count):
+                path.write_bytes(damaged(data, random_))
+                try:
+                    read(path)
+                except UserError as error:
+                    if "\n" in str(error):
+                        notes.append(f"more than one line: {error!r:.300}")
+                except Exception as error:
+                    notes.append(f"{error!r:.300}")
+            counted[suffix] = (count, notes)
+    return counted
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="also write the table as JSON to this file")
+    parser.add_argument("--read", type=int, metavar="COUNT", help="only give COUNT damaged files a format to the readers")
     options = parser.parse_args()
+    if options.read:
+        print(json.dumps(read_damaged(options.read, options.seed)))
+        return 0
     with tempfile.TemporaryDirectory(prefix="jrdp-soak-") as folder:
         soak = Soak(Path(folder), options.seed)
         end = time.monotonic() + 60 * options.minutes
-        kinds = [soak.wrong_command_line, soak.mutate, soak.full_disk, soak.mutate, soak.kill, soak.wrong_command_line]
+        kinds = [
+            soak.wrong_command_line, soak.mutate, soak.full_disk, soak.read_mutations, soak.kill, soak.wrong_command_line,
+            soak.mutate,
+        ]  # fmt: skip
         number = 0
         while number < len(kinds) or time.monotonic() < end:  # every kind at least once
             kinds[number % len(kinds)]()

@@ -68,3 +68,9 @@ def test_standard_output_closed_full_or_no_longer_read(redirect, code):
     )
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     assert ("standard output" in done.stderr) == (code == 2)
+
+
+def test_a_library_that_does_not_fit_into_memory():
+    error = ImportError("libx.so: failed to map segment from shared object")
+    assert endings.reason_of(error).startswith("not enough memory (libx.so: failed to map")
+    assert endings.reason_of(ImportError("No module named 'x'")) is None

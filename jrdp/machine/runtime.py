@@ -39,6 +39,7 @@ def own_process() -> None:
     from PIL import Image
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged pictures, which get a line of ours or are read
 
 
 def check_device(device: str) -> None:
