@@ -79,12 +79,13 @@ class Imposed:
 
     def words(self) -> str:
         """One sentence on the proposals, of which every side has chosen its own from its own maps."""
-        own = self.answer["checks"]["own_proposals"]
+        own, sampling = self.answer["checks"]["own_proposals"], self.answer["checks"]["sampling"]
         alone = sum(each["alone"] for each in own)
         return (
             f"Of {sum(each['given'] for each in own)} proposals (Jittor) and {sum(each['own'] for each in own)} (float64) "
             f"chosen each from its own maps, {alone} have no partner; {self.answer['checks']['positives']} RoIs learn "
-            f"a mask. From the same maps both sides choose the same."
+            f"a mask. {sampling['differing']} of {sampling['samples']} samples of RoIAlign lie in another cell in float64, "
+            f"where the weight is zero: they need no imposing."
         )
 
     def as_json(self) -> dict:

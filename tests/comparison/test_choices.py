@@ -56,7 +56,8 @@ def answer(**changes) -> dict:
         "other_largest": None, "rounding": None, "scale": 100.0,
     }
     proposals = {"given": 5, "own": 5, "alone": 0, "score": 1e-8}
-    checks = {"locations": 0, "rois": 0, "positives": 3, "proposals": [proposals], "own_proposals": [proposals]}
+    checks = {"locations": 0, "rois": 0, "positives": 3, "sampling": {"samples": 9, "differing": 1}}
+    checks |= {"proposals": [proposals], "own_proposals": [proposals]}
     parts = {"relu": relu, "minimum": minimum, "checks": checks, "proposals": proposals}
     for name, (part, value) in changes.items():
         parts[part] = parts[part] | {name: value}

@@ -13,10 +13,13 @@ from torch.overrides import TorchFunctionMode
 
 from jrdp.comparison.choices import Decisions, packed, unpacked
 from jrdp.comparison.twin.detect import as_rois, locations, proposals
-from jrdp.comparison.twin.model import LEVELS, STRIDES, Trunk, Twin
+from jrdp.comparison.twin.model import LEVELS, MASK_ROI_SIZES, STRIDES, Trunk, Twin
 from jrdp.comparison.twin.train import LEVEL_RANGES, assign, dense_losses, match
 from jrdp.structures import Targets
 
+SAMPLING_RATIO = 2  # of RoIAlign
+ROUNDING = 2.0**-22  # relative, of a few float32 operations
+NUDGES = 16  # maps a rounding away that are tried
 SAMPLES = 65536  # of each ReLU's input, to measure rounding on
 
 
@@ -172,11 +175,8 @@ def check_choices(
     From the maps of `given` the proposals, from the proposals of `given` the positive RoIs, and the positive locations;
     also what its own maps give, which rounding may change. All in float32, as the choice is there.
     """
-    maps = Trunk({name: torch.from_numpy(value) for name, value in given.maps.items()})
-    config = model.config.fcos
-    same = proposals(maps, sizes, config, model.variant)
-    own_maps = Trunk({name: trunk.stages[name].detach().float().cpu() for name in given.maps})
-    own = proposals(own_maps, sizes, config, model.variant)
+    own_maps = {name: trunk.stages[name].detach().float().cpu() for name in given.maps}
+    own = proposals(Trunk(own_maps), sizes, model.config.fcos, model.variant)
     gt = [torch.as_tensor(t.boxes).float() for t in targets]
     rois = []
     for image, ((boxes, _), truth) in enumerate(zip(given.proposals, gt)):
@@ -190,11 +190,53 @@ def check_choices(
         positive.append(torch.stack([assign(points, boxes, low, high)[0] for boxes in gt]))
     return {
         "locations": int((torch.cat(positive, dim=1).numpy() != given.positive).sum()),
-        "proposals": [_unlike(given.proposals[i], _arrays(found)) for i, found in enumerate(same)],
+        "proposals": _same_proposals(model, sizes, given),
         "own_proposals": [_unlike(given.proposals[i], _arrays(found)) for i, found in enumerate(own)],
         "rois": _unmatched(known, chosen) + _unmatched(chosen, known),
         "positives": len(known),
+        "sampling": _sampling(given),
     }
+
+
+def _same_proposals(model: Twin, sizes: list[tuple[int, int]], given: Decisions) -> list[dict]:
+    """Per image how the twin's proposals from the given maps differ from the given ones.
+
+    Two implementations of the sigmoid differ in the last digit, which turns two scores around that are equal but for
+    it. So where the sets differ, maps that are a rounding away (2^-22, relative) are tried as well, and `nudged` told.
+    """
+    maps = {name: torch.from_numpy(value) for name, value in given.maps.items()}
+    random = torch.Generator().manual_seed(0)
+    rows: list[dict] = []
+    for attempt in range(NUDGES + 1):
+        found = proposals(Trunk(maps), sizes, model.config.fcos, model.variant)
+        tried = [{**_unlike(given.proposals[i], _arrays(each)), "nudged": attempt > 0} for i, each in enumerate(found)]
+        rows = [old if old["alone"] <= new["alone"] else new for old, new in zip(rows or tried, tried)]
+        if not any(row["alone"] for row in rows):
+            break
+        for name, value in given.maps.items():
+            noise = torch.rand(value.shape, generator=random) * 2 - 1
+            maps[name] = torch.from_numpy(value) * (1 + ROUNDING * noise)
+    return rows
+
+
+def _sampling(given: Decisions) -> dict[str, int]:
+    """How many bilinear samples of RoIAlign, along one axis, lie in another cell in float64 than in float32.
+
+    The sample is continuous there, in its value and in what it passes back: the weight of the cell that it enters or
+    leaves is zero. So nothing has to be imposed; this is only told.
+    """
+    count = differing = 0
+    for size, stride in zip(MASK_ROI_SIZES, STRIDES):
+        steps = (np.arange(size * SAMPLING_RATIO) + 0.5) / SAMPLING_RATIO
+        cells = []
+        for dtype in (np.float32, np.float64):
+            corners = given.rois[:, 1:].astype(dtype) * dtype(1 / stride)
+            start, extent = corners[:, :2], np.maximum(corners[:, 2:] - corners[:, :2], dtype(1))
+            places = start[:, :, None] + steps.astype(dtype) * (extent / dtype(size))[:, :, None]  # [R, 2, S * ratio]
+            cells.append(np.floor(np.maximum(places, 0)))
+        count += cells[0].size
+        differing += int((cells[0] != cells[1]).sum())
+    return {"samples": count, "differing": differing}
 
 
 def _differing(name: str, own: Tensor, choice: Tensor, size: Tensor) -> dict:
