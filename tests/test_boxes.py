@@ -62,3 +62,23 @@ def test_no_boxes():
         assert result.shape == (0, 4) and result.dtype == np.float32
     assert boxes.iou(none, [[0, 0, 1, 1]]).shape == (0, 1)
     assert boxes.area([]).shape == (0,) and boxes.nonempty([]).shape == (0,)
+
+
+def test_clip_moves_every_edge_to_the_last_pixel_of_its_side():
+    assert boxes.clip([[-9, -8, 200, 300], [150, 160, 170, 180]], 30, 50).tolist() == [[0, 0, 49, 29], [49, 29, 49, 29]]
+
+
+def test_large_enough_counts_pixels_of_both_sides():
+    given = [[10, 20, 13, 24], [10, 20, 14, 23], [10, 20, 14, 24], [10, 20, 15, 25]]  # 4x5, 5x4, 5x5, 6x6
+    assert boxes.large_enough(given, 5).tolist() == [False, False, True, True]
+
+
+def test_overlap_of_a_coco_box_and_bounds_by_hand():
+    assert boxes.overlap((10, 20, 4, 6), (10, 20, 14, 26)) == 1
+    assert boxes.overlap((10, 20, 4, 6), (12, 22, 18, 30)) == pytest.approx(2 * 4 / (4 * 6 + 6 * 8 - 2 * 4))
+    assert boxes.overlap((10, 20, 4, 6), (14, 20, 20, 26)) == 0 and boxes.overlap((10, 20, 4, 6), (10, 26, 14, 30)) == 0
+    assert boxes.overlap((10, 20, 4, 6), (30, 40, 31, 41)) == 0  # both ways apart: no product of two negative sides
+    # Sides without extent count as one pixel, on either side.
+    assert boxes.overlap((10, 20, 0, 0), (10, 20, 10, 20)) == 1
+    assert boxes.overlap((10, 20, 3, 2), (10, 20, 10, 20)) == pytest.approx(1 / 6)
+    assert boxes.overlap((10, 20, 0, 0), (10, 20, 13, 22)) == pytest.approx(1 / 6)

@@ -87,12 +87,14 @@ def iou(a, b, plus: np.float32) -> np.float32:
     return overlap / (area_a + area_b - overlap)
 
 
-def paste_probability(probability, box, height: int, width: int) -> np.ndarray:
-    """[height, width] float64: the probability of each pixel of the picture, zero outside the box."""
-    size = len(probability) + 2
-    padded = np.zeros((size, size))
-    padded[1:-1, 1:-1] = probability
-    scale = size / (size - 2)
+def paste_probability(probability, box, height: int, width: int, border: int = 1) -> np.ndarray:
+    """[height, width] float64: the probability of each pixel of the picture, zero outside the box.
+
+    border: zero pixels around the mask, for which the box grows; 1 as released.
+    """
+    size = len(probability) + 2 * border
+    padded = np.pad(np.asarray(probability, np.float64), border)
+    scale = size / len(probability)
     x1, y1, x2, y2 = (float(value) for value in box)
     half_w, half_h, centre_x, centre_y = (x2 - x1) / 2 * scale, (y2 - y1) / 2 * scale, (x1 + x2) / 2, (y1 + y2) / 2
     left, right = int(centre_x - half_w), int(centre_x + half_w)  # int() truncates towards zero

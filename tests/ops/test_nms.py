@@ -82,8 +82,8 @@ def test_fractions_at_the_threshold_are_rounded_once(suppress):
             boxes = np.array([[0, 0, whole - 1, 0], [0, 0, part - 1, 0]], np.float32)
             threshold = float(np.float32(part) / np.float32(whole))
             below = float(np.nextafter(np.float32(threshold), np.float32(0)))
-            assert len(nms(boxes, np.array([1, 0.5], np.float32), threshold)) == 2, (part, whole)
-            assert len(nms(boxes, np.array([1, 0.5], np.float32), below)) == 1, (part, whole)
+            assert len(suppress(boxes, np.array([1, 0.5], np.float32), threshold)) == 2, (part, whole)
+            assert len(suppress(boxes, np.array([1, 0.5], np.float32), below)) == 1, (part, whole)
 
 
 def test_equal_scores_keep_the_earlier_box(suppress):

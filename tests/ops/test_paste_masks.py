@@ -65,10 +65,16 @@ def test_equals_the_reference(device, size):
         assert clear.mean() > 0.99
 
 
-def test_box_without_its_border_would_be_noticed():
-    probabilities = smooth_masks(np.random.default_rng(0), 1, 32)
-    mask = paste_masks(probabilities, BOXES[:1], 60, 80)[0]
-    assert (mask != (reference.paste_probability(probabilities[0], BOXES[0] + 1, 60, 80) > 0.5)).sum() > 10
+def test_a_mask_without_its_border_would_be_noticed(device):
+    # Of a full mask, the outermost pixels are decided by the border of zeros and by how far the box grows for it.
+    full = np.ones((1, 4, 4), np.float32)
+    for box in BOXES[[0, 10]]:
+        mask = paste_masks(full, box[None], 60, 80, threshold=0.75)[0]
+        with_border = reference.paste_probability(full[0], box, 60, 80, border=1)
+        without = reference.paste_probability(full[0], box, 60, 80, border=0)
+        assert (np.abs(with_border - 0.75) > 1e-5).all()
+        np.testing.assert_array_equal(mask, with_border > 0.75)
+        assert (mask != (without > 0.75)).sum() > 10
 
 
 def test_threshold_is_strict_and_free(device):

@@ -1,0 +1,250 @@
+"""Measure the tests: plant one mistake at a time into a module and see whether its tests notice.
+
+    python scripts/mutate.py                         # every module of TARGETS; takes hours
+    python scripts/mutate.py jrdp/boxes.py           # these modules
+    python scripts/mutate.py --every 5 jrdp/data     # every fifth mistake, of every module below a folder
+    python scripts/mutate.py --show 12 jrdp/boxes.py # what mistake 12 looks like
+
+Prints for each module how many mistakes were noticed, and each that was not. A mistake is one changed operator, comparison,
+constant, condition, keyword argument or result; what a `raise` says is left alone. Every mistake is tried in a process of
+its own, forked from one that has imported what all have in common (never Jittor, which does not survive a fork).
+Exit code 1 when fewer than `--at-least` of them (0.9) were noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import importlib.abc
+import importlib.util
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGETS = {  # module -> its tests
+    "jrdp/boxes.py": ["tests/test_boxes.py"],
+    "jrdp/schedule.py": ["tests/engine/test_solver.py"],
+    "jrdp/import_path.py": ["tests/models/test_own_parts.py"],
+    "jrdp/models/fcos_targets.py": ["tests/models/test_fcos_targets.py"],
+    "jrdp/models/fcos_decode.py": ["tests/models/test_fcos_decode.py"],
+    "jrdp/models/fcos.py": ["tests/models/test_fcos_losses.py", "tests/models/test_model_state.py"],
+    "jrdp/models/mask_targets.py": ["tests/models/test_mask_targets.py"],
+    "jrdp/ops/decoding.py": ["tests/ops/test_decoding.py"],
+    "jrdp/ops/joining.py": ["tests/ops/test_join.py"],
+    "jrdp/ops/normalization.py": ["tests/ops/test_group_norm.py"],
+    "jrdp/ops/pasting.py": ["tests/ops/test_paste_masks.py"],
+    "jrdp/ops/roi_pooling.py": ["tests/ops/test_roi_align.py"],
+    "jrdp/ops/suppression.py": ["tests/ops/test_nms.py"],
+    "jrdp/data/augmentation.py": ["tests/data/test_augmentation.py"],
+    "jrdp/data/own.py": ["tests/data/test_own_dataset.py"],
+    "jrdp/data/rle.py": ["tests/data/test_rle.py", "tests/data/test_coco.py"],
+    "jrdp/data/sampler.py": ["tests/data/test_sampler.py"],
+    "jrdp/data/shapes.py": ["tests/data/test_coco.py", "tests/data/test_rle.py", "tests/dataset_tools/test_check.py"],
+    "jrdp/data/transforms.py": ["tests/data/test_transforms.py", "tests/data/test_upright.py"],
+    "jrdp/evaluation/coco_metrics.py": ["tests/evaluation"],
+    "jrdp/evaluation/ground_truth.py": ["tests/evaluation"],
+    "jrdp/evaluation/results.py": ["tests/evaluation"],
+    "jrdp/analysis/matching.py": ["tests/analysis"],
+    "jrdp/analysis/errors.py": ["tests/analysis"],
+    "jrdp/interchange/matching.py": ["tests/interchange/test_matching.py", "tests/interchange/test_imagenet_weights.py"],
+    "jrdp/engine/solver.py": ["tests/engine/test_solver.py", "tests/engine/test_steps.py"],
+    "jrdp/engine/loss_scale.py": ["tests/engine/test_steps.py"],
+    "jrdp/engine/validation.py": ["tests/engine/test_train_from_python.py"],
+}
+COMMON = "numpy PIL.Image cv2 pycocotools.cocoeval matplotlib.figure pydantic yaml pytest typer tqdm safetensors.numpy".split()
+COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+OPERATORS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
+}  # fmt: skip
+
+
+class Mutant(NamedTuple):
+    line: int
+    change: str
+    source: str
+
+
+def mutants_of(path: Path) -> list[Mutant]:
+    """Every mistake that can be planted into a module, in the order of its lines."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    count = sum(1 for _ in _changes(tree))
+    found = []
+    for number in range(count):
+        changed = copy.deepcopy(tree)
+        changes = _changes(changed)
+        for _ in range(number):
+            next(changes)
+        node, apply = next(changes)
+        before = ast.unparse(node)
+        after = ast.unparse(apply() or node)
+        found.append(Mutant(node.lineno, f"{_short(before)}  ->  {_short(after)}", ast.unparse(changed)))
+    return sorted(found, key=lambda mutant: mutant.line)
+
+
+def _changes(tree: ast.Module) -> Iterator[tuple[ast.AST, callable]]:
+    """(node, function that plants a mistake there and returns what to show in its place) of every place in `tree`."""
+    for parent, field, index, node in _places(tree):
+        if isinstance(node, ast.Compare):
+            for k, op in enumerate(node.ops):
+                yield node, lambda node=node, k=k, op=op: node.ops.__setitem__(k, COMPARISONS[type(op)]())
+        elif isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in OPERATORS:
+            yield node, lambda node=node: setattr(node, "op", OPERATORS[type(node.op)]())
+        elif isinstance(node, ast.BoolOp):
+            other = ast.Or if isinstance(node.op, ast.And) else ast.And
+            yield node, lambda node=node, other=other: setattr(node, "op", other())
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub, ast.Invert)):
+            yield node, lambda place=(parent, field, index), node=node: _put(*place, node.operand)
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            yield node, lambda node=node: setattr(node, "value", node.value + 1)
+        elif isinstance(node, ast.Constant) and type(node.value) is bool:
+            yield node, lambda node=node: setattr(node, "value", not node.value)
+        elif isinstance(node, (ast.Break, ast.Continue)):
+            other = ast.Continue() if isinstance(node, ast.Break) else ast.Break()
+            yield node, lambda place=(parent, field, index), other=other: _put(*place, other)
+        elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
+            yield node, lambda node=node: setattr(node, "value", ast.Constant(None))
+        elif isinstance(node, ast.Call):
+            for k, keyword in enumerate(node.keywords):
+                if keyword.arg is not None:
+                    yield node, lambda node=node, k=k: node.keywords.pop(k) and None
+        if isinstance(node, (ast.If, ast.IfExp, ast.While)) and not isinstance(node.test, (ast.Compare, ast.BoolOp, ast.UnaryOp)):
+            yield node.test, lambda node=node: _put(node, "test", None, ast.UnaryOp(ast.Not(), node.test))
+
+
+def _places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
+    """(parent, field, index, node) of all nodes but annotations, decorators, docstrings, messages and type checks."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list", "type_comment"):
+            continue
+        for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if not isinstance(child, ast.AST) or isinstance(child, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)):
+                continue
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                continue
+            yield node, field, index, child
+            yield from _places(child)
+
+
+def _put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> ast.AST:
+    if index is None:
+        setattr(parent, field, node)
+    else:
+        getattr(parent, field)[index] = node
+    ast.copy_location(node, parent)
+    ast.fix_missing_locations(node)
+    return node
+
+
+def _is_none(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 110 else line[:107] + "..."
+
+
+class _Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives one module another source."""
+
+    def __init__(self, name: str, path: Path, source: str):
+        self._name, self._path, self._source = name, path, source
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.util.spec_from_loader(name, self, origin=str(self._path)) if name == self._name else None
+
+    def exec_module(self, module) -> None:
+        module.__file__ = str(self._path)
+        exec(compile(self._source, str(self._path), "exec"), module.__dict__)
+
+
+def run_tests(path: Path, source: str, tests: list[str], limit: float) -> tuple[bool, float]:
+    """Whether the tests pass with `source` in place of the module, and the seconds; over `limit` they do not."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    started = time.monotonic()
+    process = os.fork()
+    if process == 0:
+        os.setpgid(0, 0)
+        silent = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(silent, stream)
+        sys.meta_path.insert(0, _Planted(name, path, source))
+        import pytest
+
+        code = 1
+        try:
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-m", "not gpu", *tests])
+        finally:
+            os._exit(int(code))
+    while time.monotonic() - started < limit:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status) == 0, time.monotonic() - started
+        time.sleep(0.01)
+    os.killpg(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return False, time.monotonic() - started
+
+
+def measure(path: Path, tests: list[str], every: int) -> tuple[int, int]:
+    """(noticed, planted) mistakes of one module; prints those that were not noticed."""
+    passed, seconds = run_tests(path, path.read_text(encoding="utf-8"), tests, 600)
+    if not passed:
+        sys.exit(f"mutate.py: the tests of {path.relative_to(ROOT)} fail without any mistake: {' '.join(tests)}")
+    mutants = list(enumerate(mutants_of(path)))[:: every]
+    missed = []
+    for number, mutant in mutants:
+        survived, _ = run_tests(path, mutant.source, tests, 10 + 5 * seconds)
+        if survived:
+            missed.append(number)
+            print(f"  {path.relative_to(ROOT)}:{mutant.line} [{number}]  {mutant.change}", flush=True)
+    noticed = len(mutants) - len(missed)
+    print(f"{path.relative_to(ROOT)}: {noticed} of {len(mutants)} noticed", flush=True)
+    return noticed, len(mutants)
+
+
+def chosen(names: list[str]) -> dict[Path, list[str]]:
+    wanted = [str((Path.cwd() / name).resolve().relative_to(ROOT)) for name in names]
+    found = {
+        ROOT / module: tests
+        for module, tests in TARGETS.items()
+        if not wanted or any(module == name or module.startswith(f"{name}/") for name in wanted)
+    }
+    if not found:
+        sys.exit(f"mutate.py: none of {', '.join(names)} is in its table of modules and tests")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", help="files or folders; default: all of the table")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="plant every N-th mistake only")
+    parser.add_argument("--at-least", type=float, default=0.9, help="the share that has to be noticed")
+    parser.add_argument("--show", type=int, metavar="NUMBER", help="print the module with this mistake")
+    options = parser.parse_args()
+    targets = chosen(options.modules)
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if options.show is not None:
+        print(mutants_of(next(iter(targets)))[options.show].source)
+        return
+    for name in COMMON:
+        importlib.import_module(name)
+    results = [measure(path, tests, options.every) for path, tests in targets.items()]
+    noticed, planted = (sum(column) for column in zip(*results))
+    print(f"all: {noticed} of {planted} noticed, {noticed / max(planted, 1):.1%}")
+    sys.exit(noticed < options.at_least * planted)
+
+
+if __name__ == "__main__":
+    main()
