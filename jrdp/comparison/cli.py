@@ -59,9 +59,9 @@ def layers(
     tolerance: float = typer.Option(1e-4, "--tolerance", help="Relative L2 of every stage."),
     box_tolerance: float = typer.Option(0.01, "--box-tolerance", help="Network pixels."),
     score_tolerance: float = typer.Option(1e-4, "--score-tolerance", help="Absolute."),
-    mask_tolerance: float = typer.Option(1e-4, "--mask-tolerance", help="Absolute, of the mask probabilities."),
+    mask_tolerance: float = typer.Option(1e-3, "--mask-tolerance", help="Absolute, of the mask probabilities."),
 ) -> None:
-    """Every stage of both networks, same input and weights; names the first stage over tolerance."""
+    """Every stage of both networks, same input and weights, in units of PyTorch's rounding; names the first one over."""
     from jrdp.comparison.layers import compare_layers
 
     options = Options(

@@ -9,10 +9,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from jrdp.boxes import from_xywh
+from jrdp.boxes import iou as box_iou
 from jrdp.comparison.measures import match_greedily
 from jrdp.comparison.report import Report, new_figure, text_table
 from jrdp.config import Config
 from jrdp.data.catalog import locate
+from jrdp.data.naming import find_picture
 from jrdp.data.transforms import read_image
 from jrdp.errors import UserError
 from jrdp.evaluation.coco_metrics import METRIC_NAMES, evaluate
@@ -147,13 +150,17 @@ def _compare_picture(image_id, first: list[dict], second: list[dict], iou_type: 
 
 
 def _iou(first: list[dict], second: list[dict], iou_type: str) -> np.ndarray:
-    """IoU of every pair, float64 [A, B]; two empty masks are the same."""
+    """IoU of every pair, float64 [A, B]; two empty masks are the same, and two boxes without area are where they are."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
     key = "segmentation" if iou_type == "segm" else "bbox"
     iou = np.array(coco_mask.iou([e[key] for e in first], [e[key] for e in second], [0] * len(second)))
     empty, other = (np.array([entry["area"] == 0 for entry in side]) for side in (first, second))
-    return np.where(empty[:, None] & other[None, :], 1.0, iou)
+    both = empty[:, None] & other[None, :]
+    if iou_type == "segm" or not both.any():
+        return np.where(both, 1.0, iou)
+    corners, others = (from_xywh([entry["bbox"] for entry in side]) for side in (first, second))
+    return np.where(both, box_iou(corners, others), iou)
 
 
 def _score_gaps(first: list[dict], second: list[dict]) -> np.ndarray:
@@ -185,9 +192,11 @@ def _draw_pair(truth: GroundTruth, folder: Path, image_id, sides: list[dict]) ->
     if name is None:
         return None
     try:
-        photo = np.asarray(read_image(folder / name))
+        photo = np.asarray(read_image(find_picture(folder, name)))
     except UserError:
         return None
+    if photo.shape[:2] != (truth.images[image_id].get("height"), truth.images[image_id].get("width")):
+        return None  # another picture than the one that the masks are of
     first, second = (sorted(side.get(image_id, []), key=lambda entry: -entry["score"]) for side in sides)
     iou_type = "segm" if "segmentation" in (*first, *second)[0] else "bbox"
     similarity = _iou(first, second, iou_type) - 1e-6 * _score_gaps(first, second)

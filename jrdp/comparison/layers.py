@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jrdp.boxes import iou
 from jrdp.comparison.exchange import load_arrays, save_arrays, save_batch
-from jrdp.comparison.measures import difference, match_greedily
+from jrdp.comparison.floor import FACTOR, FLOOR, Verdict, judge, weigh, worst
+from jrdp.comparison.found import PIXEL_FLOOR, compare_found
+from jrdp.comparison.measures import difference
 from jrdp.comparison.pair import Options, Pair, open_pair
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.files import make_folder
 
-SAME_DETECTION = 0.9  # IoU from which two boxes are the same detection
 JUMP = 20.0  # rounding grows smoothly through the network; a stage this much worse than all before it stands out
+DRAWN = 8  # pictures shown in the report; those with problems first
 
 
 def compare_layers(
@@ -26,68 +27,89 @@ def compare_layers(
     tolerance: float = 1e-4,
     box_tolerance: float = 0.01,
     score_tolerance: float = 1e-4,
-    mask_tolerance: float = 1e-4,
+    mask_tolerance: float = 1e-3,
     print_line=print,
 ) -> bool:
     """Compare and write the report; true when everything is within tolerance.
 
+    Every quantity is judged by Jittor's distance to the twin in float64 against that of the twin in float32 (`floor`);
+    the tolerances are outer bounds of the same distance, and stand alone when the twin itself runs in float64.
     tolerance: relative L2 of every stage, and its worst element as a share of the stage's largest value, which shows a
-    change of a single channel. box_tolerance: network pixels. score_tolerance: absolute. mask_tolerance: absolute, of
-    the 32x32 probabilities (the IoU of so small masks jumps where a pixel is at 0.5).
-    Mask stages use the Jittor side's detections on both sides, so that a box that one side lacks shows up as such and
+    change of a single channel. box_tolerance: network pixels. score_tolerance, mask_tolerance: absolute, the latter of
+    the 32x32 probabilities. A detection more or less must be explained by a decision that was closer than rounding.
+    Mask stages use the Jittor side's detections on all sides, so that a box that one side lacks shows up as such and
     not in every later stage.
     """
     report = Report("Layer by layer: Jittor against PyTorch")
+    limits = {"box": box_tolerance, "score": score_tolerance, "mask": mask_tolerance}
     results = []
     with open_pair(options) as pair:
         make_folder(out)  # a folder that cannot be written to is noticed before the work
         for path in pictures:
-            results.append(_compare_picture(pair, path))
+            results.append(_compare_picture(pair, path, tolerance, limits))
         versions, differing = pair.versions, pair.differing
-    stages = _merge(results, tolerance)
+    stages = _merge(results)
     for stage in stages:
         if stage["over"]:
-            report.failures.append(f"first stage over tolerance: {stage['stage']} ({_explain(stage, tolerance)})")
+            report.failures.append(f"first stage over tolerance: {stage['stage']} ({stage['why']}; {stage['picture']})")
             break
     jump = _first_jump(stages)
     notes = [] if jump is None else [jump]
     if differing:
         shown = ", ".join(differing[:10]) + (", ..." if len(differing) > 10 else "")
         notes.append(f"the two weight files differ in {len(differing)} tensor(s): {shown}")
-    limits = {"box": box_tolerance, "score": score_tolerance, "mask": mask_tolerance}
     for result in results:
-        report.failures += _judge_detections(result, limits)
+        report.failures += [f"{result['picture']}: {problem}" for problem in result["problems"]]
+        notes += [f"{result['picture']}: {d['side']} takes the other side of {d['text']}" for d in result["explained"]]
 
+    floored = options.precision != "float64"
     report.text(f"{len(pictures)} picture(s); weights: {options.weights or 'synthetic'}; {versions_text(versions)}")
+    report.text(
+        f"Distances are to the twin in float64. Jittor's may be {FACTOR:g} times PyTorch float32's own and {FLOOR:.2g} "
+        f"more ({PIXEL_FLOOR:.2g} px for boxes), and never more than the tolerance."
+        if floored
+        else "The twin runs in float64, so there is no noise floor: the tolerances alone decide."
+    )
     if options.negative_control:
         report.text(f"Negative control: the twin was given the mistake {options.negative_control!r} on purpose.")
     for note in notes:
         report.text(f"Note: {note}.")
-    columns = ["stage", "shape", "relative L2", "worst element", "at", "largest value"]
-    rows = [[s["stage"], _shape(s["shape"]), s["relative_l2"], s["worst"], s["index"], s["scale"]] for s in stages]
+    columns = ["stage", "shape", "relative L2", "PyTorch", "worst element", "PyTorch", "ratio"]
+    rows = [_stage_row(stage) for stage in stages]
     report.heading("Stages, worst of the pictures")
-    report.plot(_plot(stages, tolerance), f"Relative L2 error of every stage; the line is the tolerance, {tolerance:g}")
+    report.plot(_plot(stages, tolerance), f"Relative L2 distance to float64; the line is the tolerance, {tolerance:g}")
     report.table(columns, rows, [stage["over"] for stage in stages])
     report.heading("Detections")
-    found = [
-        [r["picture"], r["counts"][0], r["counts"][1], r["matched"], r["box"], r["score"], r["mask"], r["mask_iou"]]
-        for r in results
-    ]
-    names = ["picture", "Jittor", "PyTorch", "matched", "worst box (px)", "worst score", "worst mask", "least IoU"]
-    report.table(names, found, [bool(_judge_detections(r, limits)) for r in results])
-    for result in results:
-        report.pictures(result.pop("drawn"))
+    found = [_found_row(result) for result in results]
+    names = ["picture", "Jittor", "float32", "float64", "same"]
+    names += ["boxes px", "PyTorch", "scores", "PyTorch", "masks", "PyTorch", "pixels"]
+    report.table(names, found, [bool(result["problems"]) for result in results])
+    drawn = [result.pop("drawn") for result in results]
+    for index in sorted(range(len(results)), key=lambda i: not results[i]["problems"])[:DRAWN]:
+        report.pictures(drawn[index])
     limits["stage"] = tolerance
-    report.write(out, {"tolerances": limits, "stages": stages, "pictures": results, "differing_tensors": differing})
-
-    print_line(text_table([columns[0], *columns[2:4]], [[row[0], *row[2:4]] for row in _shortened(stages, rows)]))
+    floor = {"factor": FACTOR, "floor": FLOOR, "pixel_floor": PIXEL_FLOOR} if floored else None
+    for result in results:
+        result["stages"] = {stage["stage"]: stage["verdicts"] for stage in result["stages"]}
+    report.write(
+        out,
+        {
+            "tolerances": limits,
+            "noise_floor": floor,
+            "stages": stages,
+            "pictures": results,
+            "summary": _summary(stages, results),
+            "differing_tensors": differing,
+        },
+    )
+    print_line(text_table([columns[0], *columns[2:]], [[row[0], *row[2:]] for row in _shortened(stages, rows)]))
     print_line(text_table(names, found))
     for note in notes:
         print_line(f"note: {note}")
     return report.verdict(out, print_line)
 
 
-def _compare_picture(pair: Pair, path: Path) -> dict:
+def _compare_picture(pair: Pair, path: Path, tolerance: float, limits: dict[str, float]) -> dict:
     photo = read_image(path)
     prepared = prepare_image(photo, pair.config.input)
     batch, ours_path = pair.folder / "batch.npz", pair.folder / "jittor.npz"
@@ -97,83 +119,101 @@ def _compare_picture(pair: Pair, path: Path) -> dict:
     ours = load_arrays(ours_path)
     boxes = ours["detections/0/boxes"]
     save_arrays(rois, {"rois": np.concatenate([np.zeros((len(boxes), 1), np.float32), boxes], axis=1)})
-    pair.torch.ask("stages", batch=str(batch), out=str(theirs_path), rois=str(rois))
-    theirs = load_arrays(theirs_path)
-    stages = []
-    for name in theirs:
-        if not name.startswith("detections/"):
-            if name not in ours and pair.engine == "fast":
-                continue  # the fast engine fuses a few stages with the next one
-            # A stage that one side does not have is the worst difference there is.
-            same = name in ours and ours[name].shape == theirs[name].shape
-            measured = difference(ours[name], theirs[name]).as_json() if same else {"relative_l2": None}
-            stages.append({"stage": name, "shape": list(theirs[name].shape), **measured})
+    sides = []
+    for precision in ("float32", "float64"):
+        if precision == "float32" and pair.precision == "float64":
+            sides.append(None)
+            continue
+        pair.torch.ask("stages", batch=str(batch), out=str(theirs_path), rois=str(rois), precision=precision)
+        sides.append(load_arrays(theirs_path))
+    single, double = sides
+    names = [name for name in double if not name.startswith("detections/")]
+    if pair.engine == "fast":
+        names = [name for name in names if name in ours]  # a few stages are fused with the next one there
+    stages = _judge_stages(names, ours, single, double, tolerance)
+    found = compare_found(ours, single, double, prepared.size, pair.config.model.fcos, limits)
     small = photo.resize(prepared.size[::-1])
-    return {"picture": path.name, "stages": stages, **_detections(ours, theirs, small)}
+    drawn = [
+        (f"{path.name}, {name}: the ten best", _draw(small, side["detections/0/boxes"], side["detections/0/scores"]))
+        for name, side in (("Jittor", ours), ("PyTorch", single or double))
+    ]
+    return {"picture": path.name, "stages": stages, **found, "drawn": drawn}
 
 
-def _detections(ours: dict, theirs: dict, photo: Image.Image) -> dict:
-    boxes, scores, masks = (ours[f"detections/0/{key}"] for key in ("boxes", "scores", "masks"))
-    twin_boxes, twin_scores, twin_masks = (theirs[f"detections/0/{key}"] for key in ("boxes", "scores", "masks"))
-    pairs = match_greedily(iou(boxes, twin_boxes), SAME_DETECTION)  # +1 widths: a flattened box equals itself
-    mine, other = [a for a, _ in pairs], [b for _, b in pairs]
-    solid, twin_solid = masks[mine] > 0.5, twin_masks[other] > 0.5
-    union = (solid | twin_solid).sum(axis=(1, 2))
-    mask_iou = np.where(union > 0, (solid & twin_solid).sum(axis=(1, 2)) / np.maximum(union, 1), 1.0)
-    return {
-        "counts": [len(boxes), len(twin_boxes)],
-        "matched": len(pairs),
-        "same_order": _in_order(pairs),
-        "box": float(np.abs(boxes[mine] - twin_boxes[other]).max(initial=0)),
-        "score": float(np.abs(scores[mine] - twin_scores[other]).max(initial=0)),
-        "mask": float(np.abs(masks[mine] - twin_masks[other]).max(initial=0)),
-        "mask_iou": float(mask_iou.min(initial=1)),
-        "drawn": [
-            ("Jittor: the ten best", _draw(photo, boxes, scores)),
-            ("PyTorch: the ten best", _draw(photo, twin_boxes, twin_scores)),
-        ],
-    }
+def _judge_stages(names: list[str], ours: dict, single: dict | None, double: dict, tolerance: float) -> list[dict]:
+    """The stages of one picture. One that Jittor has not, or in another shape, is the worst difference there is.
+
+    PyTorch's distance is the largest of a family of stages, such as cls_logits_P3..P7: the same layers on five maps,
+    the smallest of which have too few numbers to show how much rounding there is.
+    """
+    measured = {}
+    for name in names:
+        if name in ours and ours[name].shape == double[name].shape:
+            measured[name] = judge(ours[name], None if single is None else single[name], double[name], tolerance)
+    families: dict[str, list[list[Verdict]]] = {}
+    for name, verdicts in measured.items():
+        families.setdefault(name.rstrip("0123456789"), []).append(verdicts)
+    stages = []
+    for name in names:
+        stage = {"stage": name, "shape": list(double[name].shape), "relative_l2": None, "worst_of_scale": None}
+        if name not in measured:
+            stages.append({**stage, "over": True, "why": "missing or of another shape", "verdicts": [], "used": np.inf})
+            continue
+        family = families[name.rstrip("0123456789")]
+        verdicts = [
+            v if v.theirs is None else weigh(v.measure, v.ours, max(other[i].theirs for other in family), v.outer)
+            for i, v in enumerate(measured[name])
+        ]
+        gap = difference(ours[name], double[name]).as_json()
+        chosen = worst(verdicts)
+        why = f"{chosen} at {tuple(gap['index'])}"
+        told = [verdict.as_json() for verdict in verdicts]
+        stages.append({**stage, **gap, "over": not chosen.passed, "why": why, "verdicts": told, "used": chosen.used})
+    return stages
 
 
-def _in_order(pairs: list[tuple[int, int]]) -> bool:
-    """Whether matched detections come in the same order on both sides."""
-    seconds = [second for _, second in sorted(pairs)]
-    return seconds == sorted(seconds)
+def _stage_row(stage: dict) -> list:
+    l2, element = stage["verdicts"] or ({}, {})
+    cells = [l2.get("ours"), l2.get("theirs"), element.get("ours"), element.get("theirs"), l2.get("ratio")]
+    return [stage["stage"], _shape(stage["shape"]), *("-" if cell is None else cell for cell in cells)]
 
 
-def _judge_detections(result: dict, limits: dict[str, float]) -> list[str]:
-    name, (ours, theirs) = result["picture"], result["counts"]
-    problems = []
-    if not ours == theirs == result["matched"]:
-        problems.append(f"{name}: {ours} and {theirs} detections, {result['matched']} of them the same")
-    if not result["same_order"]:
-        problems.append(f"{name}: the detections come in another order")
-    if result["box"] > limits["box"]:
-        problems.append(f"{name}: boxes differ by {result['box']:.3g} px (tolerance {limits['box']:g})")
-    if result["score"] > limits["score"]:
-        problems.append(f"{name}: scores differ by {result['score']:.3g} (tolerance {limits['score']:g})")
-    if result["mask"] > limits["mask"]:
-        problems.append(
-            f"{name}: mask probabilities differ by {result['mask']:.3g} (tolerance {limits['mask']:g}), "
-            f"least mask IoU {result['mask_iou']:.4f}"
-        )
-    return problems
+def _found_row(result: dict) -> list:
+    cells = [result[key][side] for key in ("box", "score", "mask") for side in ("ours", "theirs")]
+    cells = ["-" if cell is None else cell for cell in cells]
+    return [result["picture"], *result["counts"], result["matched"], *cells, result["flipped_pixels"]]
 
 
-def _merge(results: list[dict], tolerance: float) -> list[dict]:
-    """Per stage, in the order of computation, the picture where it is worst."""
+def _summary(stages: list[dict], results: list[dict]) -> dict:
+    """The worst of each kind over all pictures, Jittor's and PyTorch float32's, for whoever reads the json."""
+    out = {}
+    for position, name in enumerate(("relative_l2", "worst_element")):
+        pairs = [verdicts[position] for result in results for verdicts in result["stages"].values() if verdicts]
+        out[name] = _worst_pair(pairs)
+    for key in ("box", "score", "mask"):
+        out[key] = _worst_pair([result[key] for result in results])
+    out["detections"] = [sum(result["counts"][side] for result in results) for side in range(3)]
+    out["explained"] = sum(len(result["explained"]) for result in results)
+    out["stages_over"] = sum(stage["over"] for stage in stages)
+    return out
+
+
+def _worst_pair(verdicts: list[dict]) -> dict:
+    def most(key: str):
+        values = [verdict[key] for verdict in verdicts if verdict[key] is not None]
+        return max(values) if values else None
+
+    return {"jittor": most("ours"), "torch": most("theirs"), "ratio": most("ratio")}
+
+
+def _merge(results: list[dict]) -> list[dict]:
+    """Per stage, in the order of computation, the picture where it uses most of what it is allowed."""
     merged = []
     for same_stage in zip(*[result["stages"] for result in results]):
-        errors = [_error(stage) for stage in same_stage]
-        position = int(np.argmax(errors))
-        stage = {"worst": None, "worst_of_scale": None, "index": [], "scale": None, **same_stage[position]}
-        merged.append({**stage, "over": errors[position] > tolerance, "picture": results[position]["picture"]})
+        position = int(np.argmax([stage["used"] for stage in same_stage]))
+        chosen = {key: value for key, value in same_stage[position].items() if key != "used"}
+        merged.append({**chosen, "picture": results[position]["picture"]})
     return merged
-
-
-def _error(stage: dict) -> float:
-    """The larger of a stage's two relative errors; infinite for one that is missing or not finite."""
-    return np.inf if stage["relative_l2"] is None else max(stage["relative_l2"], stage["worst_of_scale"])
 
 
 def _first_jump(stages: list[dict]) -> str | None:
@@ -194,17 +234,14 @@ def _shortened(stages: list[dict], rows: list) -> list:
     return over[:8] or [row for stage, row in zip(stages, rows) if stage["stage"] in landmarks]
 
 
-def _explain(stage: dict, tolerance: float) -> str:
-    if stage["relative_l2"] is None:
-        return f"missing, of another shape or not finite on {stage['picture']}"
-    where = f"worst element off by {stage['worst']:.3g} of {stage['scale']:.3g} at {stage['index']}"
-    return f"relative L2 {stage['relative_l2']:.3g}, {where}; tolerance {tolerance:g}; {stage['picture']}"
-
-
 def _plot(stages: list[dict], tolerance: float):
     figure, axes = new_figure(11, 3.8)
     heights = [max(s["relative_l2"], 1e-9) if s["relative_l2"] is not None else 10.0 for s in stages]
-    axes.bar(range(len(stages)), heights, color=["#c0392b" if s["over"] else "#3b75af" for s in stages])
+    axes.bar(range(len(stages)), heights, color=["#c0392b" if s["over"] else "#3b75af" for s in stages], label="Jittor")
+    theirs = [s["verdicts"][0]["theirs"] if s["verdicts"] else None for s in stages]
+    if all(value is not None for value in theirs):
+        axes.plot(range(len(stages)), np.maximum(theirs, 1e-9), "k_", label="PyTorch, float32")
+        axes.legend()
     axes.axhline(tolerance, color="#444", linewidth=1, linestyle="--")
     axes.set_yscale("log")
     axes.set_ylabel("relative L2")

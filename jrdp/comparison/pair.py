@@ -100,6 +100,7 @@ class Pair:
     versions: dict[str, str]
     folder: Path
     engine: str
+    precision: str = "float32"  # of the twin
 
 
 @contextlib.contextmanager
@@ -135,7 +136,10 @@ def open_pair(options: Options) -> Iterator[Pair]:
                     _load(torch, twin_start, folder / "twin_start.npz")
                 differing = [name for name in start if not np.array_equal(start[name], twin_start[name])]
                 versions = {**ours["versions"], **theirs["versions"]}
-                yield Pair(jittor, torch, config, start, differing, ours["trainable"], versions, folder, options.engine)
+                yield Pair(
+                    jittor, torch, config, start, differing, ours["trainable"], versions, folder, options.engine,
+                    options.precision,
+                )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -116,6 +116,38 @@ def test_boxes_alone_are_compared_as_boxes(tmp_path, dataset):
     assert passed and report["iou_type"] == "bbox" and report["matched"] == 2
 
 
+def test_boxes_without_area_find_their_partner_by_place(tmp_path, dataset):
+    flat = [
+        {"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [5, 5, 0, 25]},
+        {"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [40, 5, 0, 25]},
+    ]
+    passed, report = run(tmp_path, dataset, flat, flat[::-1])
+    assert passed and report["matched"] == 2 and report["pairs"]["1 - IoU"]["worst"] == 0
+    passed, report = run(tmp_path, dataset, flat[:1], flat[1:])
+    assert not passed and report["alone"] == [1, 1]
+
+
+def test_masks_against_boxes_are_refused(tmp_path, dataset):
+    boxes = [{"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [5, 5, 20, 25]}]
+    for pair in ((perfect(), boxes), (boxes, perfect()), (perfect(), perfect()[:2] + boxes)):
+        with pytest.raises(UserError, match="masks cannot be compared"):
+            run(tmp_path, dataset, *pair)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_is_found_in_either_unicode_form(tmp_path, dataset):
+    folder, truth = dataset.split(":")
+    content = json.loads((tmp_path / "truth.json").read_text())
+    composed, decomposed = "caf\u00e9.png", "cafe\u0301.png"
+    (tmp_path / "imgs/1.png").rename(tmp_path / "imgs" / decomposed)
+    content["images"][0]["file_name"] = composed
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    changed = perfect()
+    changed[0]["score"] -= 0.02
+    run(tmp_path, dataset, perfect(), changed)
+    assert (tmp_path / "out/report.html").read_text().count("data:image/jpeg") == 2
+
+
 def test_bad_result_files_are_one_clear_line(tmp_path, dataset):
     with pytest.raises(UserError, match="image id 77"):
         run(tmp_path, dataset, [result(77, (0, 0, 5, 5), 0.5)], perfect())

@@ -6,11 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jrdp.comparison.exchange import load_batch, save_batch
 from jrdp.boxes import iou
-from jrdp.comparison.layers import _detections
 from jrdp.comparison.measures import difference, match_greedily
 from jrdp.comparison.report import Report, text_table
 from jrdp.comparison.synthetic import synthetic_state
@@ -48,11 +46,6 @@ def test_what_is_not_finite_is_never_within_tolerance(broken):
 def test_a_flattened_box_is_paired_with_itself():
     boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 20, 30], [7, 7, 7, 7]], np.float32)
     assert sorted(match_greedily(iou(boxes, boxes), 0.9)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
-    found = {f"detections/0/{key}": value for key, value in (
-        ("boxes", boxes), ("scores", np.ones(4, np.float32)), ("masks", np.zeros((4, 32, 32), np.float32)),
-    )}  # fmt: skip
-    told = _detections(found, found, Image.new("RGB", (40, 40)))
-    assert (told["matched"], told["mask_iou"], told["same_order"]) == (4, 1.0, True)
 
 
 def test_matching_takes_the_most_similar_first_and_each_once():

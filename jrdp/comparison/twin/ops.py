@@ -33,7 +33,7 @@ def roi_align(x: Tensor, rois: Tensor, size: int, scale: float, sampling_ratio: 
 
     x: [N, C, H, W]; rois: [R, 5] as (image, x1, y1, x2, y2), multiplied by `scale` to reach the map's pixels.
     sampling_ratio: samples of a bin along each axis; 0 for as many as a bin has map pixels, rounded up.
-    aligned: False as released, RoIs are at least one map pixel wide; True moves them by half a pixel, with no least size.
+    aligned: False as released, RoIs are at least one map pixel wide; True moves them half a pixel, with no least size.
     A sample more than one pixel outside the map counts as zero; closer ones take the border's value.
 
     Samples lie on a grid, so an output is A_y x A_x^T with one interpolation matrix per axis and RoI: two products.
