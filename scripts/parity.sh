@@ -18,6 +18,7 @@
 #   PARITY_STEPS      of the training comparison, default 6
 #   PARITY_WHOLE      words for a whole training in both frameworks, such as "--config configs/small_cpu.yaml --steps 600";
 #                     default none, as it takes half an hour and more
+#   PARITY_ABOUT      what the weights are, for the document; default: what their file says of the training
 #   PARITY_THREADS    of each side, default all cores
 #   PARITY_ONLY       a regular expression: run only the commands of this name, and write no document
 #

@@ -9,6 +9,7 @@ The sentences of the document are below; every figure in it comes from a report,
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -54,6 +55,9 @@ def inputs(out: Path, weights: Path, pictures: Path, count: int, dataset: str) -
     if dataset == "sample":
         sample = write_sample(folder / "sample")
         place = f"{sample.images}:{sample.val}"
+    solver = (file.metadata.get("config") or {}).get("solver", {})
+    told = f"trained for {solver['max_iterations']} iterations of {solver['batch_size']}" if solver else "of unknown training"
+    (folder / "about").write_text(os.environ.get("PARITY_ABOUT", told))
     (folder / "tested").write_text("\n".join([place, "--set", f"data.test=['{place}']"]) + "\n")
 
 
@@ -82,7 +86,7 @@ def _document(out: Path) -> str:
         INTRODUCTION.format(
             machine=trained["machine"], versions=versions.group(0) if versions else "", pictures=count,
             factor=floor["factor"], floor=_short(floor["floor"]), pixels=_short(floor["pixel_floor"]),
-            stage=limits["stage"], box=limits["box"], score=limits["score"], mask=limits["mask"],
+            about=_about(out), stage=limits["stage"], box=limits["box"], score=limits["score"], mask=limits["mask"],
         ),
         *_tests(out),
         *_layers(out),
@@ -106,7 +110,7 @@ Three witnesses, and each pair is compared:
    pasting and SGD are its own. It runs in float32 and in float64.
 3. **jrdp**, in Jittor: the plain network, and the engine for CPUs (`--engine fast`).
 
-`W` stands for the weights (here those of `scripts/quickstart.sh`), `P` for the pictures ({pictures} of its sample set), `G` for the deterministic
+`W` stands for the weights ({about}), `P` for the pictures ({pictures} of the folder given), `G` for the deterministic
 weights of `tests/golden`, `T` for a Python with torch. Measured on {machine}; {versions}. Nothing here was run on a GPU.
 
 ## What counts as equal, declared first
@@ -160,6 +164,11 @@ TESTS = {
     "released_twin": "the twin's stages, detections, pasted masks, losses, gradients, SGD steps: the released network's",
     "released_jittor": "the same of jrdp",
 }
+
+
+def _about(out: Path) -> str:
+    """What the weights are, as given by PARITY_ABOUT, else as their file says."""
+    return (out / "inputs" / "about").read_text(encoding="utf-8").strip()
 
 
 def _tests(out: Path) -> list[str]:

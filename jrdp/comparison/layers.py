@@ -33,7 +33,7 @@ def compare_layers(
     """Compare and write the report; true when everything is within tolerance.
 
     Every quantity is judged by Jittor's distance to the twin in float64 against that of the twin in float32 (`floor`);
-    the tolerances are outer bounds of the same distance, and stand alone when the twin itself runs in float64.
+    the tolerances are outer bounds of the same distance, and stand alone when the twin runs in float64 or elsewhere.
     tolerance: relative L2 of every stage, and its worst element as a share of the stage's largest value, which shows a
     change of a single channel. box_tolerance: network pixels. score_tolerance, mask_tolerance: absolute, the latter of
     the 32x32 probabilities. A detection more or less must be explained by a decision that was closer than rounding.
@@ -62,13 +62,13 @@ def compare_layers(
         report.failures += [f"{result['picture']}: {problem}" for problem in result["problems"]]
         notes += [f"{result['picture']}: {d['side']} takes the other side of {d['text']}" for d in result["explained"]]
 
-    floored = options.precision != "float64"
+    floored = options.has_floor
     report.text(f"{len(pictures)} picture(s); weights: {options.weights or 'synthetic'}; {versions_text(versions)}")
     report.text(
         f"Distances are to the twin in float64. Jittor's may be {FACTOR:g} times PyTorch float32's own and {FLOOR:.2g} "
         f"more ({PIXEL_FLOOR:.2g} px for boxes), and never more than the tolerance."
         if floored
-        else "The twin runs in float64, so there is no noise floor: the tolerances alone decide."
+        else "The twin runs in float64 or on another device, so there is no noise floor: the tolerances alone decide."
     )
     if options.negative_control:
         report.text(f"Negative control: the twin was given the mistake {options.negative_control!r} on purpose.")
@@ -121,7 +121,7 @@ def _compare_picture(pair: Pair, path: Path, tolerance: float, limits: dict[str,
     save_arrays(rois, {"rois": np.concatenate([np.zeros((len(boxes), 1), np.float32), boxes], axis=1)})
     sides = []
     for precision in ("float32", "float64"):
-        if precision == "float32" and pair.precision == "float64":
+        if precision == "float32" and not pair.has_floor:
             sides.append(None)
             continue
         pair.torch.ask("stages", batch=str(batch), out=str(theirs_path), rois=str(rois), precision=precision)

@@ -64,6 +64,11 @@ class Options:
     def device_of_twin(self) -> str:
         return self.twin_device or self.device
 
+    @property
+    def has_floor(self) -> bool:
+        """Whether the twin's float32 shows how much rounding Jittor may have: not in float64, nor on another device."""
+        return self.precision == "float32" and self.device_of_twin == self.device
+
     def checked(self) -> Options:
         """These options, their files protected; raises `UserError` for a word that is none of the choices."""
         protect(*filter(None, (self.config, self.weights, self.twin_weights)))
@@ -100,7 +105,7 @@ class Pair:
     versions: dict[str, str]
     folder: Path
     engine: str
-    precision: str = "float32"  # of the twin
+    has_floor: bool = True  # as in `Options`
 
 
 @contextlib.contextmanager
@@ -138,7 +143,7 @@ def open_pair(options: Options) -> Iterator[Pair]:
                 versions = {**ours["versions"], **theirs["versions"]}
                 yield Pair(
                     jittor, torch, config, start, differing, ours["trainable"], versions, folder, options.engine,
-                    options.precision,
+                    options.has_floor,
                 )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

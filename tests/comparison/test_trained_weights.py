@@ -21,7 +21,7 @@ from jrdp.comparison.exchange import load_arrays, save_arrays
 from jrdp.comparison.pair import NEGATIVE_CONTROLS, Options, open_pair
 
 TWIN_PYTHON = os.environ.get("JRDP_TWIN_PYTHON", sys.executable)
-PHOTOGRAPHS = 6  # scripts/parity.sh takes as many as it is given
+PHOTOGRAPHS = 4  # scripts/parity.sh takes as many as it is given
 NOTICED = {
     "rgb": "first stage over tolerance: stem ",
     "aligned": "first stage over tolerance: mask_roi_1 ",
@@ -66,7 +66,7 @@ def compare(pair, tmp_path, monkeypatch):
                 change(state)
             save_arrays(pair.folder / "twin_start.npz", state)
             pair.torch.ask("load", state=str(pair.folder / "twin_start.npz"))
-            yield dataclasses.replace(pair, precision=options.precision)
+            yield dataclasses.replace(pair, has_floor=options.has_floor)
 
         monkeypatch.setattr(layers, "open_pair", reopened)
         passed = layers.compare_layers(Options(**values), pictures, tmp_path / "out", print_line=lambda line: None)
