@@ -1,6 +1,8 @@
 """The Python face: `jrdp.load(...).predict(...)` and its files, against the released network's numbers."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -121,6 +123,18 @@ def test_files_are_the_same_whoever_draws_and_however_many_share_a_run(model, go
     assert written["here"] == written["process"]
     for name in ("b_267x400.png.png", "predictions.json"):  # one picture was broken, so no run had two of them
         assert written["batches"][name] == written["here"][name]
+
+
+def die(*drawing):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_drawing_process_that_is_killed_is_one_line_and_nothing_counts_as_done(model, golden, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "_FEW", 0)
+    monkeypatch.setattr(predict, "write_drawing", die)
+    with pytest.raises(UserError, match="process that draws.* was killed by SIGKILL"):
+        predict_files(model, [golden / "imgs" / "b_267x400.png"], tmp_path, 0.2)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.partial.jsonl"]
 
 
 def test_pictures_that_share_a_run_are_given_to_the_network_together(model, golden, tmp_path, monkeypatch):
