@@ -1,8 +1,8 @@
-"""Box arithmetic in the conventions of the released network, in one place.
+"""Box arithmetic in the network's convention 10, in one place.
 
 A box is (x1, y1, x2, y2) in pixels and covers the pixels x1..x2, y1..y2 including both ends: its width is
 x2 - x1 + 1. All functions take and return float32 NumPy arrays `[K, 4]` (K may be 0) and leave their arguments alone.
-Only `resize` knows nothing of the +1: as released, box edges are scaled like coordinates.
+Only `resize` knows nothing of the +1: box edges are scaled like coordinates.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def clip(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def nonempty(boxes: np.ndarray) -> np.ndarray:
-    """Mask `[K]` of the boxes with x2 > x1 and y2 > y1, strictly (the rule for ground truth, as released)."""
+    """Mask `[K]` of the boxes with x2 > x1 and y2 > y1, strictly (the rule for ground truth)."""
     boxes = as_boxes(boxes)
     return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
 
@@ -57,7 +57,7 @@ def flip(boxes: np.ndarray, width: int) -> np.ndarray:
 def resize(boxes: np.ndarray, old_size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
     """Boxes in the image resized from `old_size` to `new_size`, both (height, width).
 
-    Edges are scaled as coordinates, x and y each by its own ratio, without any +1 and without clipping (as released).
+    Edges are scaled as coordinates, x and y each by its own ratio, without any +1 and without clipping.
     """
     ratio_y = float(new_size[0]) / float(old_size[0])
     ratio_x = float(new_size[1]) / float(old_size[1])

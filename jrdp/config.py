@@ -47,7 +47,7 @@ class BackboneConfig(Section):
 
     name: Annotated[str, AfterValidator(_one_of(*BACKBONES))] = "r50"
     # Where a stage halves the map: in its first 1x1 (MSRA ResNets) or in its 3x3 (ResNeXt, torchvision).
-    # None means as released: true for r50 and r101, false for x101.
+    # None: true for r50 and r101, false for x101 (convention 12).
     stride_in_1x1: Optional[bool] = None
     # 2: the stem and the first stage keep their ImageNet weights, as released; 0 trains everything.
     freeze_at: int = Field(2, ge=0, le=5)
@@ -69,8 +69,8 @@ class PyramidConfig(Section):
     # A class of one's own, by its import path, is derived from `jrdp.models.fpn.FPN`.
     enhancement: Annotated[str, AfterValidator(_one_of(*ENHANCEMENTS))] = "regularized"
     levels: Literal["p3-p5", "p3-p7"] = "p3-p7"  # the levels that the enhancement covers
-    upsample: Literal["nearest", "bilinear"] = "nearest"  # the FPN's top-down path; the paper says bilinear
-    fusion: Literal["1x1_3x3", "3x3"] = "1x1_3x3"  # as released; the paper (Eq. 8) has one 3x3
+    upsample: Literal["nearest", "bilinear"] = "nearest"  # the FPN's top-down path; the paper says bilinear (convention 2)
+    fusion: Literal["1x1_3x3", "3x3"] = "1x1_3x3"  # the paper (Eq. 8) has one 3x3 (convention 3)
 
     @model_validator(mode="after")
     def _effects(self) -> PyramidConfig:
@@ -82,7 +82,7 @@ class PyramidConfig(Section):
 
 
 class FcosConfig(Section):
-    channels: int = Field(128, gt=0, le=8192)  # as released; the paper says 256
+    channels: int = Field(128, gt=0, le=8192)  # the paper says 256 (convention 1)
     pre_nms_threshold: float = Field(0.05, ge=0, le=1)
     pre_nms_top_n: Count = 1000  # per level
     nms_threshold: float = Field(0.6, ge=0, le=1)  # 0.8 for SOC
@@ -139,7 +139,7 @@ class DataConfig(Section):
 
 
 class SolverConfig(Section):
-    """SGD as released."""
+    """SGD with the released schedule (conventions 6 and 7)."""
 
     base_lr: float = Field(0.0025, gt=0)
     bias_lr_factor: float = Field(2.0, gt=0)

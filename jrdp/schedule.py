@@ -1,4 +1,4 @@
-"""The learning-rate schedule, as released. Needs no Jittor: checkpoints of PyTorch are written by it too."""
+"""The learning-rate schedule (convention 6). Needs no Jittor: checkpoints of PyTorch are written by it too."""
 
 from __future__ import annotations
 

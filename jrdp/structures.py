@@ -56,7 +56,7 @@ class Instances:
     """Detections of one image, in the network's order (level by level, row-major), not sorted by score.
 
     boxes: float32 `[K, 4]`, in the pixels of `size`.
-    scores: float32 `[K]` in 0..1: classification times centerness, as released, without a square root.
+    scores: float32 `[K]` in 0..1: classification times centerness, without a square root (convention 19).
     mask_probabilities: float32 `[K, M, M]` (M = 32), sigmoid of the salient channel, relative to the box.
     size: (height, width) of the image that the boxes refer to.
     masks: bool `[K, height, width]`, filled by pasting; None before that.

@@ -1,10 +1,10 @@
 """A COCO json and its pictures as training and test examples.
 
-Ground truth is treated as released: category ids are mapped to 1, crowds are dropped, boxes become
+Ground truth is treated by convention 24: category ids are mapped to 1, crowds are dropped, boxes become
 (x, y, x + max(w - 1, 0), y + max(h - 1, 0)), are clipped to the picture, and instances whose box is then empty are
 removed. Box and polygons are scaled by the resize ratios.
 
-Where it deviates: an instance whose polygons all have fewer than six numbers is removed together with its box; the
+Where it deviates (convention 29): an instance whose polygons all have fewer than six numbers is removed together with its box; the
 released code removes only the mask, so that all following masks of the picture belong to the wrong box. And a picture
 of which no instance remains is left out of training; the released code looks only at empty lists and boxes of at most
 one pixel, and fails at the others. RLE annotations, which the released code cannot train on, become bitmaps.

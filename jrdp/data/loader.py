@@ -21,7 +21,7 @@ _ADVICE = "if memory ran out, use fewer: data.workers=0 prepares the pictures in
 class TrainLoader:
     """Iterates over `(iteration, ImageBatch, list[Targets])` without end, from `start_iteration` on (0 is the first).
 
-    Batches hold pictures of one aspect-ratio group, as released. Order and mirroring are pure functions of the seed,
+    Batches hold pictures of one aspect-ratio group (convention 28). Order and mirroring are pure functions of the seed,
     the epoch and the picture, so a run resumed at any iteration sees what the uninterrupted run saw, and the number of
     workers changes nothing.
 

@@ -8,12 +8,12 @@ import numpy as np
 
 
 def aspect_group(height: int, width: int) -> int:
-    """0 for landscape, 1 for portrait and square pictures (as released: bisect_right of height / width in [1])."""
+    """0 for landscape, 1 for portrait and square pictures (convention 28)."""
     return int(height / width >= 1)
 
 
 def grouped_batches(order: Sequence[int], groups: Sequence[int], batch_size: int) -> list[list[int]]:
-    """`order` cut into batches of pictures of one group each, as released.
+    """`order` cut into batches of pictures of one group each (convention 28).
 
     Within a group the order is kept, and the last batch of a group may be incomplete. The batches are sorted by where
     their first picture stands in `order`.

@@ -1,6 +1,6 @@
 """How a photograph becomes network input; the same code for training, testing and prediction.
 
-As released: decode to RGB without EXIF rotation, resize with PIL's antialiased bilinear filter in uint8, reorder the
+Conventions 8 and 9: decode to RGB without EXIF rotation, resize with PIL's antialiased bilinear filter in uint8, reorder the
 channels, subtract the mean, pad right and bottom with zeros to a multiple of 32.
 """
 
@@ -55,7 +55,7 @@ class PreparedImage(NamedTuple):
 
 
 def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bool = False) -> Image.Image:
-    """The picture at `path`, decoded completely; an EXIF rotation is ignored, as released, unless `upright`.
+    """The picture at `path`, decoded completely; an EXIF rotation is ignored (convention 8) unless `upright`.
 
     `mode` is Pillow's; None leaves pixels as they are in the file (palette indices, 16 bits). Grey pictures of 16 bits
     become 8 bits by the range of their type (65535 is 255). `upright` turns the picture as its EXIF orientation says;
@@ -131,11 +131,11 @@ def _eight_bits(image: Image.Image, path: str | os.PathLike) -> Image.Image:
 
 
 def resize_shape(width: int, height: int, min_size: int, max_size: int) -> tuple[int, int]:
-    """(height, width) to which a picture of `width` x `height` is resized, as released.
+    """(height, width) to which a picture of `width` x `height` is resized (convention 8).
 
     The short side becomes `min_size`, or less where the long side would exceed `max_size`: then the short side is
     rounded (half to even) and the long side truncated, which can leave it at `max_size` + 1 (1000x320 -> 481x154).
-    Pictures so thin that the rule asks for a short side of 0, where the released code fails, become 1 x `max_size`.
+    Pictures so thin that the rule asks for a short side of 0 become 1 x `max_size` (convention 31).
     """
     short, long = min(width, height), max(width, height)
     size = min_size
@@ -193,7 +193,7 @@ def padded_shape(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def batch_images(images: Sequence[PreparedImage], shape: tuple[int, int] | None = None) -> ImageBatch:
-    """Prepared pictures in one array, zero-padded right and bottom after normalisation (as released).
+    """Prepared pictures in one array, zero-padded right and bottom after normalisation (convention 9).
 
     Pictures without an image id get their position in the batch.
 

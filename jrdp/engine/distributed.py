@@ -1,7 +1,7 @@
 """Data-parallel training over MPI, with Jittor's own engine (`mpirun -np 2 jrdp train ...`).
 
 Every rank computes its slice of the global batch. Losses are divided by counts of the whole batch, so that two ranks
-give the gradients of one rank with the doubled batch; the released code divides by each process's own counts.
+give the gradients of one rank with the doubled batch; the released code divides by each process's own counts (convention 33).
 """
 
 from __future__ import annotations

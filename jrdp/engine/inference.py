@@ -9,7 +9,7 @@ from jrdp.structures import ImageBatch, Instances
 
 
 def to_photograph(instances: Instances, original_size: tuple[int, int]) -> Instances:
-    """Detections in network pixels -> in the photograph's, by the ratio of sizes (no -1/+1, no clip), as released."""
+    """Detections in network pixels -> in the photograph's, by the ratio of sizes: no -1/+1, no clip (convention 21)."""
     height, width = original_size
     resized = boxes.resize(instances.boxes, instances.size, original_size)
     return Instances(resized, instances.scores, instances.mask_probabilities, (height, width))

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as released: parameter groups, momentum by name."""
+"""Stochastic gradient descent: parameter groups (convention 7), momentum by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jrdp.schedule import learning_rate
 
 
 class Solver:
-    """SGD with momentum over named parameters: a "bias" learns faster and does not decay, as released.
+    """SGD with momentum over named parameters: a "bias" learns faster and does not decay (convention 7).
 
     Everything else decays, including group-norm weights and the FCOS scales.
     """

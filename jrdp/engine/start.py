@@ -83,7 +83,7 @@ def _prefixes(names: list[str]) -> str:
 def start_from_scratch(model, batch: ImageBatch) -> str:
     """Let the frozen batch norms of a random backbone normalise, by the statistics of one batch of the training set.
 
-    The released code always starts from ImageNet weights. Frozen batch norm does nothing without statistics: the
+    The released code always starts from ImageNet weights (convention 34). Frozen batch norm does nothing without statistics: the
     residual branches of a random network would then add up to activations that no learning rate suits.
     """
     _measure_norms(model, batch)

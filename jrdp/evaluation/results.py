@@ -21,7 +21,7 @@ def box_results(
     """COCO box results of one picture, in the order given.
 
     boxes: float32 `[K, 4]` (x1, y1, x2, y2) in the photograph's pixels; written as (x, y, x2 - x1 + 1, y2 - y1 + 1),
-    as released. scores: `[K]`. category_id: the id that the annotation file gives the salient class.
+    convention 23. scores: `[K]`. category_id: the id that the annotation file gives the salient class.
     """
     boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
     one = np.float32(1)

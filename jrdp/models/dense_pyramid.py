@@ -17,7 +17,7 @@ from jrdp.ops import join
 
 
 def fuse(kind: str, maps: int) -> nn.Module:
-    """F: `maps` concatenated maps -> one of 256 channels. As released 1x1 and 3x3, in the paper one 3x3; no ReLU."""
+    """F: `maps` concatenated maps -> one of 256 channels. 1x1 and 3x3, or one 3x3 (convention 3); no ReLU."""
     if kind == "3x3":
         return Conv(maps * CHANNELS, CHANNELS, 3, init=kaiming_normal_fan_out)
     return nn.Sequential(
@@ -76,7 +76,7 @@ class DensePyramid(RefinedPyramid):
 
 
 class RegularizedDensePyramid(RefinedPyramid):
-    """RDP (Eq. 6-8), as released: the level itself decides, pixel by pixel, what it takes from the finer ones.
+    """RDP (Eq. 6-8), convention 15: the level itself decides, pixel by pixel, what it takes from the finer ones.
 
     A_i = sigmoid(conv3x3(P_i)), 256 channels; P'_i = F([A_i resize(P'_3), ..., A_i resize(P'_{i-1}), P_i]).
     `att_block_1` belongs to P4.

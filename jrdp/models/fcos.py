@@ -1,4 +1,4 @@
-"""The FCOS detector (Tian et al., 2019) as released: one head for all levels, and its losses.
+"""The FCOS detector (Tian et al., 2019): one head for all levels, and its losses. Conventions 1, 16 and 26.
 
 Shapes: N images, L = locations of all levels together, level by level (P3..P7) and row-major within a level.
 A box is regressed as its distances (left, top, right, bottom) from the location, in network pixels.
@@ -53,7 +53,7 @@ def tower(in_channels: int, channels: int) -> nn.Sequential:
 
 
 class FcosHead(nn.Module):
-    """P'3..P'7 `[N, in_channels, H, W]` -> `HeadOutput`. Centerness comes from the classification tower, as released.
+    """P'3..P'7 `[N, in_channels, H, W]` -> `HeadOutput`. Centerness comes from the classification tower.
 
     Six scales exist and five are used: the sixth is in every released checkpoint (`state.UNUSED_PARAMETERS`).
     """
@@ -90,7 +90,7 @@ class LossCounts(NamedTuple):
 def fcos_losses(output: HeadOutput, targets: LocationTargets, counts: LossCounts) -> dict[str, jt.Var]:
     """loss_cls, loss_reg, loss_centerness, each `[1]`; `targets` are those of all N images.
 
-    As released: the focal loss is divided by the number of positive locations + N; the box loss -log IoU (areas + 1)
+    Convention 26: the focal loss is divided by the number of positive locations + N; the box loss -log IoU (areas + 1)
     is weighted by the centerness target; the centerness loss is the mean over positives. Without a positive the last
     two are zero. Sums run over every location with a weight, so that shapes do not depend on the ground truth.
     """
@@ -167,7 +167,7 @@ def sigmoid_focal_loss(logits: jt.Var, positive: jt.Var) -> jt.Var:
 def iou_loss(given: jt.Var, wanted: jt.Var) -> jt.Var:
     """-log((I + 1) / (U + 1)) of two boxes around the same location: distances `[N, 4, L]` -> `[N, L]`.
 
-    I and U are areas of intersection and union in square pixels (no + 1 on the sides here, as released).
+    I and U are areas of intersection and union in square pixels (no + 1 on the sides here).
     """
     left, top, right, bottom = [select(given, k) for k in range(4)]
     wanted_left, wanted_top, wanted_right, wanted_bottom = [select(wanted, k) for k in range(4)]

@@ -1,4 +1,4 @@
-"""From the FCOS head's answers to boxes and scores, as released: in NumPy, which is the definition, or on the GPU."""
+"""From the FCOS head's answers to boxes and scores (conventions 4 and 19): in NumPy, the definition, or on the GPU."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def level_candidates(
     """One level's boxes before suppression, for each image.
 
     The threshold is on the classification alone, the score is classification times centerness. A level without any
-    location above the threshold in the whole batch gives its best one all the same, as released: so the result for
+    location above the threshold in the whole batch gives its best one all the same: so the result for
     an image can depend on its batch.
     """
     n, _, height, width = logits.shape

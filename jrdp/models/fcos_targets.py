@@ -9,7 +9,7 @@ import numpy as np
 from jrdp import boxes as box_ops
 
 # A location of P3..P7 answers for a box when its largest distance to a side lies in the level's range, both ends
-# included: at a boundary two levels are positive, as released.
+# included: at a boundary two levels are positive (convention 25).
 RANGES = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8))
 
 
@@ -32,7 +32,7 @@ def assign_targets(level_locations: list[np.ndarray], image_boxes: list[np.ndarr
     """The targets for per-level locations `[L_k, 2]` and per-image ground-truth boxes `[G, 4]` in network pixels.
 
     A location is positive when it lies strictly inside a box of its level's range; of several boxes it takes the one
-    with the smallest area (the first of equals). No centre sampling, as released.
+    with the smallest area (the first of equals). No centre sampling (convention 25).
     """
     points = np.concatenate(level_locations)  # [L, 2]
     ranges = np.concatenate(

@@ -14,7 +14,7 @@ from jrdp.models.shapes import PYRAMID_CHANNELS as CHANNELS
 
 
 class TopBlocks(nn.Module):
-    """P6 and P7 from P5, each a 3x3 convolution of stride 2; the ReLU is on the way to P7 only, as released."""
+    """P6 and P7 from P5, each a 3x3 convolution of stride 2; the ReLU is on the way to P7 only (convention 14)."""
 
     def __init__(self):
         self.p6 = Conv(CHANNELS, CHANNELS, 3, stride=2)
@@ -34,7 +34,7 @@ class FPN(nn.Module):
 
     in_channels: of C3, C4, C5.
     levels: "p3-p7" or "p3-p5", the levels that the enhancement covers (`covered`); the others pass unchanged.
-    upsample: "nearest" or "bilinear", of the top-down path.
+    upsample: "nearest" or "bilinear", of the top-down path (convention 2).
     fusion: "1x1_3x3" or "3x3", of concatenated maps, for the enhancements that concatenate.
     """
 

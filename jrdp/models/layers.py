@@ -85,7 +85,7 @@ def use_half_convolutions(network: nn.Module, half: bool = True) -> None:
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm as a fixed affine map with no epsilon, as released: w / sqrt(var) * (x - mean) + b.
+    """Batch norm as a fixed affine map with no epsilon (convention 11): w / sqrt(var) * (x - mean) + b.
 
     Its four tensors `[C]` are never trained. While `measuring` is set, a forward pass first takes over mean and variance
     from its input `[N, C, H, W]`, which a network without ImageNet weights needs once (`engine/start.py`).

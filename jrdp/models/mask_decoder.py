@@ -1,8 +1,8 @@
 """The mask heads: the paper's multi-level decoder and Mask R-CNN's single-level head that it is compared with.
 
 Shapes: R RoIs (batch index, x1, y1, x2, y2 in network pixels) of all images of a batch together. Both heads answer
-`[R, 2, M, M]` logits of the mask within the RoI; channel 1 is "salient", channel 0 is never trained nor used, as
-released. M is 32 for the multi-level head and 28 for the single-level one; losses and pasting work with either.
+`[R, 2, M, M]` logits of the mask within the RoI; channel 1 is "salient", channel 0 is never trained nor used
+(convention 18). M is 32 for the multi-level head and 28 for the single-level one; losses and pasting work with either.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class MultiLevelDecoder(nn.Module):
     """MRA, the multi-level RoIAlign decoder (Sec. III-C): every RoI is pooled from all five levels.
 
     A RoI is 32x32 in P'3, 16x16 in P'4, 8x8 in P'5, 4x4 in P'6 and P'7; the decoder goes from coarse to fine, each time
-    resizing, adding the finer map and convolving. P'3..P'7 `[N, 256, H, W]`, RoIs `[R, 5]` -> `[R, 128, 32, 32]`.
-    `inner_maskdecoder_k` belongs to P'(k+2) and works on the whole map, its group norm over the padding too, as
-    released; `conv_maskdecoder_1` works at 4x4, `..._4` at 32x32.
+    resizing (convention 5), adding the finer map and convolving. P'3..P'7 `[N, 256, H, W]`, RoIs `[R, 5]` -> `[R, 128, 32, 32]`.
+    `inner_maskdecoder_k` belongs to P'(k+2) and works on the whole map, its group norm over the padding too
+    (convention 18); `conv_maskdecoder_1` works at 4x4, `..._4` at 32x32.
     """
 
     def __init__(self, in_channels: int):

@@ -17,10 +17,10 @@ def project_masks(targets: Targets, matched: np.ndarray, boxes: np.ndarray, size
     matched: integer `[P]`, the instance of `targets` that each box stands for.
     boxes: float32 `[P, 4]` in network pixels.
 
-    As released, a polygon is shifted by the box's corner clamped to the image, scaled by size / (x2 - x1) and
+    Convention 27: a polygon is shifted by the box's corner clamped to the image, scaled by size / (x2 - x1) and
     size / (y2 - y1) of the box as it is (no clamp, no +1), and rasterised by pycocotools; the mask is the union of the
     parts. Bitmaps (RLE annotations) are sampled at the same places: at the centre of each target pixel.
-    A box without width or height, on which the released code fails, counts as one pixel wide or high; a box that is
+    A box without width or height counts as one pixel wide or high (convention 30); a box that is
     not finite gets an empty target.
     """
     boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)

@@ -35,7 +35,7 @@ class Backbone(nn.Module):
 
     def execute(self, images: jt.Var, stages: Stages = None) -> list[jt.Var]:
         maps = self.body(images, stages) if takes_stages(self.body.execute) else self.body(images)
-        c3, c4, c5 = maps[-3:]  # C2 is not used, as released
+        c3, c4, c5 = maps[-3:]  # C2 is not used (convention 13)
         for name, x in zip(("C3", "C4", "C5"), (c3, c4, c5)):
             keep(stages, name, x)
         return self.fpn(c3, c4, c5, stages)
@@ -174,7 +174,7 @@ class RDPNet(nn.Module):
     def _mask_loss(
         self, features: list[jt.Var], rois: np.ndarray, masks: np.ndarray, first_size: tuple[int, int]
     ) -> jt.Var:
-        """Binary cross entropy of the salient channel summed over RoIs `[P, 5]` and their masks `[P, M, M]`.
+        """Binary cross entropy of the salient channel summed over RoIs `[P, 5]` and their masks `[P, M, M]` (convention 32).
 
         The released code sends every proposal through the decoder and then leaves out all but the positive ones. Group
         norm works RoI by RoI, so the others change neither the loss nor a gradient: only positive ones come here.

@@ -30,7 +30,7 @@ PYRAMID_CHANNELS = 256
 ENHANCED_LEVELS = {"p3-p5": (3, 4, 5), "p3-p7": LEVELS}
 
 TOWER_DEPTH = 4  # convolutions of each tower of the FCOS head
-SCALES = 6  # factors that the FCOS head stores; the last is used by no level, as released
+SCALES = 6  # factors that the FCOS head stores; the last is used by no level (convention 16)
 
 DECODER_CHANNELS = 128
 MASK_SIZES = (32, 16, 8, 4, 4)  # bins a side that the multi-level decoder pools a RoI to from P'3..P'7

@@ -1,4 +1,4 @@
-"""From small mask probabilities to masks of the picture's size, as released; on the GPU where Jittor computes there."""
+"""From small mask probabilities to masks of the picture's size (convention 22); on the GPU where Jittor computes there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def paste_masks(
 ) -> np.ndarray:
     """Resize each mask to its box, cut at `threshold` and lay it into the picture.
 
-    As released: the mask gets a border of one zero pixel and its box grows by (M + 2) / M about its centre; corners are
+    The mask gets a border of one zero pixel and its box grows by (M + 2) / M about its centre; corners are
     truncated towards zero; the box is x2 - x1 + 1 pixels wide, at least 1; bilinear without aligned corners and without
     antialiasing; strictly above the threshold. Parts outside the picture are lost.
 

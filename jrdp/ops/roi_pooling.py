@@ -1,4 +1,4 @@
-"""RoIAlign on one feature map or on several at once, as released (without the half-pixel shift)."""
+"""RoIAlign on one feature map or on several at once, without the half-pixel shift (convention 17)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Non-maximum suppression with the released conventions."""
+"""Non-maximum suppression (conventions 20 and 35)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOURCE = (
 def nms(boxes, scores, iou_threshold: float) -> np.ndarray:
     """Indices of the boxes that survive greedy suppression, ascending.
 
-    As released (its CUDA code): boxes are taken by descending score, equal scores in the order given; a box falls when
+    As the released CUDA code: boxes are taken by descending score, equal scores in the order given; a box falls when
     its IoU with a kept one is above the threshold. Widths are x2 - x1 + 1, IoU and threshold are float32.
 
     Args:
