@@ -1,6 +1,6 @@
 """Chapters 5 and 6 of docs/parity.md from the reports of `jrdp compare gradients` and `compare training`.
 
-    python scripts/parity_training.py OUT [--settings 'WORDS'] [--whole 'WORDS']
+    python scripts/parity_training.py OUT [--settings 'WORDS']
 
 OUT holds `gradients1`, `gradients2`, ... and `training`, and maybe `whole`: the --out folders of those commands. Prints
 Markdown; every figure comes from a report.json. WORDS are shown in the commands after --weights.
@@ -17,9 +17,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--settings", default="W --set data.root=DATA")
-    parser.add_argument("--whole", default="--config configs/small_cpu.yaml", help="as --settings, of the whole training")
     given = parser.parse_args()
-    print("\n".join(gradients_chapter(given.out, given.settings) + training_chapter(given.out, given.settings, given.whole)))
+    print("\n".join(gradients_chapter(given.out, given.settings) + training_chapter(given.out, given.settings)))
 
 
 def gradients_chapter(out: Path, settings: str) -> list[str]:
@@ -84,7 +83,7 @@ def gradients_chapter(out: Path, settings: str) -> list[str]:
     return lines
 
 
-def training_chapter(out: Path, settings: str, whole: str) -> list[str]:
+def training_chapter(out: Path, settings: str) -> list[str]:
     """Lines of chapter 6; without a whole training where there is none in `out`."""
     report = _report(out / "training")
     steps = len(report["steps"])
@@ -110,17 +109,22 @@ def training_chapter(out: Path, settings: str, whole: str) -> list[str]:
         "",
     ]
     if (out / "whole" / "report.json").is_file():
-        lines += _whole(_report(out / "whole"), whole)
+        lines += _whole(_report(out / "whole"))
     return lines
 
 
-def _whole(report: dict, settings: str) -> list[str]:
+def _whole(report: dict) -> list[str]:
     seeds = report["seeds"]
+    words = [f"--config {report['config']}"] if report["config"] else []
+    words += [f"--weights {report['weights']}"] if report["weights"] else []
+    words += [f"--set {'data.root=DATA' if s.startswith('data.root=') else s}" for s in report["settings"]]
     lines = [
-        f"A whole training: {report['steps']} steps, seed{'s' if len(seeds) > 1 else ''} "
-        f"{', '.join(str(seed) for seed in seeds)}, from ImageNet weights, then both tested:",
+        f"A training in both frameworks, then both tested: {report['steps']} steps of {report['pictures_per_step']} pictures of "
+        f"{report['size'][0]} to {report['size'][1]} pixels, seed{'s' if len(seeds) > 1 else ''} "
+        f"{', '.join(str(seed) for seed in seeds)}, started from "
+        f"{'`' + report['weights'] + '`' if report['weights'] else 'the network as initialised'}:",
         "",
-        f"    jrdp compare training {settings} --steps {report['steps']} --evaluate "
+        f"    jrdp compare training {' '.join(words)} --steps {report['steps']} --evaluate "
         + " ".join(f"--seeds {seed}" for seed in seeds)
         + " --twin-python T --out out/whole",
         "",
