@@ -91,7 +91,7 @@ def _document(out: Path) -> str:
         *_tests(out),
         *_layers(out),
         *gradients_chapter(out, "W --dataset sample"),
-        *training_chapter(out, "W --dataset sample", "--config configs/small_cpu.yaml"),
+        *training_chapter(out, "W --dataset sample"),
         *_trip(out),
         *_controls(out),
         NOT_EQUAL,

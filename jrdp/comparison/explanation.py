@@ -17,6 +17,7 @@ from pathlib import Path
 from jrdp.comparison.floor import FACTOR, FLOOR
 from jrdp.comparison.pair import Pair
 
+STAGE_TOLERANCE = 1e-4  # of an input's root mean square, where the twin's float32 shows no floor
 BOX_TOLERANCE = 0.01  # network pixels: the outer bound of boxes, and so of the sides that the box loss compares
 SCORE_TOLERANCE = 1e-6  # of the same logits in two implementations of the sigmoid
 
@@ -28,11 +29,13 @@ class Imposed:
     """What one batch gave with Jittor's decisions.
 
     single, double: the twin's losses; answer: the float64 side's account of the decisions, see `twin/imposed.py`.
+    same_device: whether the twin's float32 shows how much rounding Jittor may have.
     """
 
     single: dict[str, float]
     double: dict[str, float]
     answer: dict
+    same_device: bool = True
 
     @property
     def differing(self) -> int:
@@ -95,6 +98,10 @@ class Imposed:
         """Each place and how large an input may be at a decision that differs."""
         relus, others = self.answer["relus"], self.answer["others"]
         out = []
+        if not self.same_device:
+            rows = relus + [row for row in others if row["place"].startswith("maximum pooling")]
+            out = [(row, STAGE_TOLERANCE * row["scale"]) for row in rows]
+            return out + [(row, BOX_TOLERANCE) for row in others if row not in rows]
         for row in relus:
             rounding = max(row["rounding"], row["other_largest"])
             out.append((row, FACTOR * rounding + FLOOR * row["scale"]))
@@ -127,4 +134,4 @@ def impose(
         "imposed", precision="float64", choices=str(choices[1]), out=out[1], other=str(choices[0]), **common
     )
     answer = {name: double[name] for name in ("relus", "others", "checks")}
-    return Imposed(single["losses"], double["losses"], answer)
+    return Imposed(single["losses"], double["losses"], answer, pair.same_device)

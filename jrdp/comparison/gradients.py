@@ -13,7 +13,7 @@ import numpy as np
 from jrdp.comparison.batches import training_batches
 from jrdp.comparison.exchange import load_arrays
 from jrdp.comparison.explanation import COLUMNS, impose
-from jrdp.comparison.floor import Verdict, judge, weigh
+from jrdp.comparison.floor import FLOOR, Verdict, judge, weigh
 from jrdp.comparison.measures import difference
 from jrdp.comparison.pair import Options, open_pair
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
@@ -31,6 +31,7 @@ def compare_gradients(
 ) -> bool:
     """Compare and write the report; true when everything is within the noise floor and the tolerances.
 
+    Where the twin is on another device than Jittor there is no floor, and the tolerances alone decide.
     The tolerances are outer bounds of what the floor decides: loss_tolerance, relative, of each loss; norm_tolerance,
     relative L2 of each gradient; element_tolerance, the worst element as a share of the gradient's largest.
     """
@@ -48,12 +49,14 @@ def compare_gradients(
         trainable, versions, differing = pair.trainable, pair.versions, pair.differing
         batch_size = pair.config.solver.batch_size
 
+    floor = FLOOR if options.same_device else float("inf")
     loss_verdicts = {
         name: weigh(
             "relative",
             _relative(losses[name], imposed.double[name]),
             _relative(imposed.single[name], imposed.double[name]),
             loss_tolerance,
+            floor=floor,
         )
         for name in own_losses
     }
@@ -65,7 +68,8 @@ def compare_gradients(
                 *(found[side].get(name) for side in ("jittor", "single", "double")), norm_tolerance, element_tolerance
             )
             for name in trainable
-        }
+        },
+        floor,
     )
     over = [(name, verdict) for name, both in verdicts.items() for verdict in both if not verdict.passed]
     if over:
@@ -154,14 +158,14 @@ def _judge(
     return judge(np.zeros_like(double) if ours is None else ours, single, double, norm_tolerance, element_tolerance)
 
 
-def _with_common_floor(verdicts: dict[str, list[Verdict]]) -> dict[str, list[Verdict]]:
+def _with_common_floor(verdicts: dict[str, list[Verdict]], floor: float) -> dict[str, list[Verdict]]:
     """The same with PyTorch's distance at least the median over all gradients of the batch.
 
     A gradient of one number, or of a few, comes out exact by luck now and then; that says nothing about its rounding.
     """
     medians = [float(np.median([both[k].theirs for both in verdicts.values()])) for k in range(2)]
     return {
-        name: [weigh(v.measure, v.ours, max(v.theirs, least), v.outer) for v, least in zip(both, medians)]
+        name: [weigh(v.measure, v.ours, max(v.theirs, least), v.outer, floor=floor) for v, least in zip(both, medians)]
         for name, both in verdicts.items()
     }
 

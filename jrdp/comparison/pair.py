@@ -67,7 +67,12 @@ class Options:
     @property
     def has_floor(self) -> bool:
         """Whether the twin's float32 shows how much rounding Jittor may have: not in float64, nor on another device."""
-        return self.precision == "float32" and self.device_of_twin == self.device
+        return self.precision == "float32" and self.same_device
+
+    @property
+    def same_device(self) -> bool:
+        """Whether both sides compute on the same kind of device."""
+        return self.device_of_twin == self.device
 
     def checked(self) -> Options:
         """These options, their files protected; raises `UserError` for a word that is none of the choices."""
@@ -106,6 +111,7 @@ class Pair:
     folder: Path
     engine: str
     has_floor: bool = True  # as in `Options`
+    same_device: bool = True
 
 
 @contextlib.contextmanager
@@ -143,7 +149,7 @@ def open_pair(options: Options) -> Iterator[Pair]:
                 versions = {**ours["versions"], **theirs["versions"]}
                 yield Pair(
                     jittor, torch, config, start, differing, ours["trainable"], versions, folder, options.engine,
-                    options.has_floor,
+                    options.has_floor, options.same_device,
                 )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
