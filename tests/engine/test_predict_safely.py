@@ -2,13 +2,15 @@
 
 import json
 import os
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jrdp.engine.pictures import check_output_folder, output_names
-from jrdp.engine.predict import Outcome, collect, tasks_of
+from jrdp.engine.predict import DRAWN_AHEAD, Outcome, collect, predict_files, tasks_of
 from jrdp.engine.record import NAME, Record, is_finished
 from jrdp.errors import UserError
 
@@ -117,3 +119,39 @@ def test_two_runs_into_one_folder(photos, tmp_path):
                 pass
     with Record(out, {}, resume=False):
         pass
+
+
+class Found:
+    """A prediction without instances; `alive` counts those that somebody still holds."""
+
+    alive = weakref.WeakSet()
+
+    def __init__(self, photo):
+        self.photo = np.asarray(photo)
+        height, width = self.photo.shape[:2]
+        self.masks, self.boxes = np.zeros((0, height, width), bool), np.zeros((0, 4), np.float32)
+        self.scores = np.zeros(0, np.float32)
+        self.alive.add(self)
+
+    def above(self, threshold):
+        return self
+
+    def mask_rle(self):
+        return []
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_memory_does_not_grow_with_the_folder(photos, tmp_path, monkeypatch, batch):
+    held = []
+
+    class Model:
+        upright, config = True, SimpleNamespace(test=SimpleNamespace(batch_size=batch))
+
+        def predict_batch(self, pictures):
+            held.append(len(Found.alive))
+            return [Found(picture) for picture in pictures]
+
+    (tmp_path / "out").mkdir()
+    assert predict_files(Model(), sorted(photos.iterdir()) * 10, tmp_path / "out", 0.5) == []
+    assert len(held) == 30 // batch and max(held) <= DRAWN_AHEAD + batch
+    assert len(list((tmp_path / "out").glob("*_instances.png"))) == 30
