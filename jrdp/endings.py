@@ -15,6 +15,7 @@ from typing import Callable, Optional, TextIO
 
 from jrdp import files
 from jrdp.errors import UserError
+from jrdp.machine import gpu_failure
 
 DONE, MISTAKE, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -75,7 +76,7 @@ def reason_of(error: BaseException) -> Optional[str]:
             return _one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
         if error.errno in _SYSTEM:
             return error.strerror
-    return None
+    return gpu_failure.reason_of(error)
 
 
 def open_standard_streams() -> None:

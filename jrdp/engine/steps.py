@@ -20,11 +20,15 @@ from jrdp.config import Config
 from jrdp.data.loader import TrainLoader
 from jrdp.engine import distributed
 from jrdp.engine.ahead import BatchesAhead
+from jrdp.engine.inference import described
 from jrdp.engine.loss_scale import FIXED, LossScale
 from jrdp.engine.solver import Solver
 from jrdp.errors import UserError
+from jrdp.machine import gpu_failure
 from jrdp.models.layers import use_half_convolutions
 from jrdp.models.state import trainable_parameters
+
+_KEPT = "last.safetensors is from before this iteration, and --resume goes on from it"
 
 
 class Step(NamedTuple):
@@ -59,8 +63,8 @@ def training_steps(
     solver: holds the momentum; by default a new one. scale: of the loss, with `train.dynamic_loss_scale`.
 
     Raises:
-        UserError: for a picture that cannot be read, and for a loss or a gradient that is not finite (naming iteration
-            and pictures): the weights are then those of the step before.
+        UserError: for a picture that cannot be read, for a loss or a gradient that is not finite (naming iteration and
+            pictures; the weights are then those of the step before), and if the GPU's memory is full or the GPU fails.
     """
     solver = Solver(trainable_parameters(network), config.solver) if solver is None else solver
     if config.train.dynamic_loss_scale and scale is None:
@@ -73,22 +77,23 @@ def training_steps(
         for iteration in range(first + 1, last + 1):
             started = time.monotonic()
             factor = factor if scale is None else scale.value
-            solver.clear()
             found, pictures = [], []
-            for part in range(parts):
-                batch, targets = batches.take()
-                losses = _forward_and_backward(network, solver, batch, targets, factor / parts)
-                if jt.flags.use_cuda:
-                    _launch(losses, solver)
-                    if iteration < last or part < parts - 1:
-                        batches.prepare()
-                found.append(_values(losses, batch.image_ids, iteration))
-                pictures += batch.image_ids
-            solver.scale(1 / factor)
-            skipped = _overflowed(solver, scale, pictures, iteration)
-            if config.solver.clip_norm is not None and not skipped:
-                solver.clip(config.solver.clip_norm)
-            rate = solver.rate(iteration) if skipped else solver.step(iteration)
+            with gpu_failure.explained(lambda: f"at iteration {iteration} with {described(batch)}", _KEPT):
+                solver.clear()
+                for part in range(parts):
+                    batch, targets = batches.take()
+                    losses = _forward_and_backward(network, solver, batch, targets, factor / parts)
+                    if jt.flags.use_cuda:
+                        _launch(losses, solver)
+                        if iteration < last or part < parts - 1:
+                            batches.prepare()
+                    found.append(_values(losses, batch.image_ids, iteration))
+                    pictures += batch.image_ids
+                solver.scale(1 / factor)
+                skipped = _overflowed(solver, scale, pictures, iteration)
+                if config.solver.clip_norm is not None and not skipped:
+                    solver.clip(config.solver.clip_norm)
+                rate = solver.rate(iteration) if skipped else solver.step(iteration)
             yield Step(iteration, rate, _mean(found), time.monotonic() - started, skipped)
     finally:
         use_half_convolutions(network, False)

@@ -38,6 +38,7 @@ class CudaChoice:
     fix: str = ""  # what a person can do about it
     notes: tuple[str, ...] = ()  # one line for each toolkit that was found and not chosen
     environment: dict = field(default_factory=dict)  # what Jittor must find in os.environ; overrides what is there
+    cards: int = 0  # that this process sees, where `usable`
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def choose_cuda(compiler: str, places: Optional[Places] = None, driver: Optional
         if refusal is None:
             others = [f"{other} was not needed" for other in compilers[index + 1 :]]
             refused = [f"{other} was passed over: {why.reason}; {why.fix}" for other, why in refusals]
-            return CudaChoice(True, f"{nvcc}, through {view.folder}", "", (*refused, *others), _environment(nvcc, view, environ))
+            notes, environment = (*refused, *others), _environment(nvcc, view, environ)
+            return CudaChoice(True, f"{nvcc}, through {view.folder}", "", notes, environment, len(driver.capabilities))
         refusals.append((nvcc, refusal))
     if not refusals:
         version = ".".join(map(str, driver.version))

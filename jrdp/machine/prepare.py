@@ -97,6 +97,7 @@ def _prepare() -> Setup:
     }
     chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
     chosen.update(cuda.environment)
+    chosen.update(_card_of_this_rank(cuda.cards))
     # Jittor would take the name from `git branch` in the folder it lies in. This one names all that its compile commands
     # depend on and its cache path does not, so that two installations that differ in it do not overwrite each other.
     flags = chosen.get("cc_flags", os.environ.get("cc_flags", ""))
@@ -106,10 +107,22 @@ def _prepare() -> Setup:
     return Setup(tuple(problems), onednn, cuda, source, compiler)
 
 
+def _card_of_this_rank(cards: int) -> dict[str, str]:
+    """Each rank that mpirun started on this machine takes the next of its cards; a user's own `device_id` stays.
+
+    Jittor reads the variable when it is imported. Only its NCCL module would choose by itself; without, every rank
+    would be on the first card.
+    """
+    rank = os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "")
+    if cards < 2 or not rank.isdecimal() or "device_id" in os.environ:
+        return {}
+    return {"device_id": str(int(rank) % cards)}
+
+
 def _drop_empty() -> None:
     """Variables that are set to nothing count as unset, for Jittor too, which takes nothing for a path or a number."""
     for name in ("JITTOR_HOME", "cc_path", "cc_flags", "cache_name", "python_config_path", "nvcc_path", "use_mkl",
-                 "use_mpi", "use_cutt", "use_cutlass", "use_nccl", "FIX_TORCH_ERROR", "log_silent", "OMP_NUM_THREADS"):
+                 "use_mpi", "use_cutt", "use_cutlass", "use_nccl", "device_id", "FIX_TORCH_ERROR", "log_silent", "OMP_NUM_THREADS"):
         if os.environ.get(name) == "":
             del os.environ[name]
 

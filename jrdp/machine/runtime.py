@@ -10,7 +10,7 @@ import warnings
 from typing import Optional
 
 from jrdp.errors import UserError
-from jrdp.machine import plain_progress
+from jrdp.machine import gpu_failure, plain_progress
 from jrdp.machine import tf32 as tf32_choice
 from jrdp.machine.importing import cores, quiet
 from jrdp.machine.prepare import Setup, prepare
@@ -86,6 +86,8 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     jt.flags.use_cuda = int(chosen == "cuda")
     if chosen == "cuda" and jt.cudnn is not None:
         jt.cudnn.set_algorithm_cache_size(_CUDNN_ALGORITHMS)
+        if not verbose:
+            gpu_failure.keep_errors_short()
     if seed is not None:
         jt.set_global_seed(seed, different_seed_for_mpi=False)  # every rank starts from the same weights
     return chosen

@@ -83,6 +83,12 @@ def _view(choice) -> Path:
     return Path(choice.environment["nvcc_path"]).parent.parent
 
 
+def test_the_cards_are_counted(machine):
+    machine.cudnn(machine.toolkit("usr/local/cuda", "13.0"))
+    assert machine.choose(Driver((13, 0), (90, 80))).cards == 2 and machine.choose().cards == 1
+    assert machine.choose(Driver((0, 0), (), "no NVIDIA driver is installed")).cards == 0
+
+
 def test_no_driver_is_cpu_although_a_toolkit_is_there(machine):
     machine.cudnn(machine.toolkit("usr/local/cuda", "13.0"))
     choice = machine.choose(Driver((0, 0), (), "no NVIDIA driver is installed"))

@@ -102,6 +102,18 @@ def test_a_child_process_decides_for_itself(tmp_path, monkeypatch):
     monkeypatch.setenv(prepare.MEMORY, runtime_memory)
 
 
+@pytest.mark.parametrize(
+    "cards, rank, users, chosen",
+    [(2, "0", None, "0"), (2, "1", None, "1"), (2, "3", None, "1"), (1, "1", None, None), (2, None, None, None), (2, "1", "0", None)],
+)
+def test_each_rank_of_a_machine_takes_a_card(monkeypatch, cards, rank, users, chosen):
+    for name, value in (("OMPI_COMM_WORLD_LOCAL_RANK", rank), ("device_id", users)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert prepare._card_of_this_rank(cards) == ({} if chosen is None else {"device_id": chosen})
+
+
 def _problem(monkeypatch, **replaced) -> str:
     """The line that `start` raises on a machine on which these parts of `runtime` give something else."""
     modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in ("jittor", "jittor_utils")}
@@ -401,6 +413,39 @@ thread.join()
     )
     assert done.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kept", [True, False])
+def test_cudnns_algorithms_are_kept_for_many_shapes(tmp_path, kept):
+    """Trainings have pictures of many sizes. Jittor's own limit of 100 shapes shows that the test would notice."""
+    code = f"""
+from jrdp.machine import runtime
+runtime.start("cuda")
+import jittor as jt
+jt.flags.log_silent = 0
+if not {kept}:
+    jt.cudnn.set_algorithm_cache_size(100)
+from jittor import nn
+w = jt.ones((2, 2, 3, 3))
+for _ in range(2):
+    for size in range(120):
+        x = jt.ones((1, 2, 4, 5 + size))
+        jt.sync(jt.grad(nn.conv2d(x, w).sum(), [x, w]))
+        nn.conv2d(x, w).sync()
+"""
+    stats = tmp_path / "stats.json"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SOFTGPU_STATS": str(stats)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ("cache is full" in done.stderr) == (not kept)
+    if stats.exists():  # the software GPU counts
+        searches = json.loads(stats.read_text())["searches"]
+        found = {name: times for name, times in searches.items() if "Find" in name}
+        assert set(found.values()) == {120 if kept else 100} and len(found) == 3
+        assert (len(searches) == 3) == kept, searches  # else cuDNN's heuristics are asked, at every call
 
 
 @pytest.mark.gpu
