@@ -77,7 +77,7 @@ small=(--set input.min_size=160 --set input.max_size=240)
 
 tests configuration "$twin" tests/comparison/test_twin.py tests/comparison/test_twin_train.py -k "keys or rates"
 tests configuration_jittor "$python" tests/models/test_model_state.py
-tests preprocessing "$python" tests/data/test_transforms.py
+tests preprocessing "$python" tests/data/test_transforms.py -k "bit_exact or resize_rule"
 tests operators_twin "$twin" tests/comparison/test_twin.py tests/comparison/test_twin_train.py \
     -k "roi_align or nms or candidates or post_processing or pasting or assignment or locations"
 tests operators_jittor "$python" tests/ops

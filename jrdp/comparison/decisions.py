@@ -20,7 +20,7 @@ STRIDES = (8, 16, 32, 64, 128)
 SECOND_ORDER = 1e-9  # relative, of a probability: what its derivative leaves out
 ARITHMETIC = 2.0**-22  # relative rounding of a few float32 operations on the way from the answers to a decision
 MOST_TOGETHER = 3  # decisions taken the other way at once
-MOST_CLOSE = 24  # close decisions that are tried in pairs and triples
+MOST_CLOSE = 16  # close decisions that are tried in pairs and triples
 
 THRESHOLD, BEST, LEVEL_TOP = "score against the threshold", "best of its level", "last place of its level"
 ORDER, IOU, LAST = "order of two scores", "IoU against the NMS threshold", "score of the last place"
@@ -284,7 +284,7 @@ class Replay:
         options.append(Decision(THRESHOLD, location, -1, p[location], self.threshold, allowed))
         if location not in self.kept():
             options = [decision for decision in options if decision.kind == LAST] or options
-        return min(options, key=lambda decision: decision.margin)
+        return min(options, key=lambda decision: decision.margin / abs(decision.limit))
 
     def _iou_decision(self, location: int, other: int, rounding: Rounding) -> Decision:
         pair = np.array([location, other])
@@ -301,8 +301,8 @@ def explain(
     None where there are none within the rounding (or more than are tried); empty where the sets are equal already.
     other: the heads of the side that has this set; the decisions that come out differently there are tried first.
     """
-    wanted = np.sort(np.fromiter(target, np.int64))
-    if np.array_equal(replay.kept(), wanted):
+    wanted, base = np.sort(np.fromiter(target, np.int64)), replay.kept()
+    if np.array_equal(base, wanted):
         return []
     close = [decision for decision in replay.close_decisions(rounding) if decision.close]
     if other is not None:
@@ -310,10 +310,14 @@ def explain(
         if differing and np.array_equal(replay.kept(_as_flips(differing)), wanted):
             return _fewest(replay, differing, wanted)
     close.sort(key=lambda d: d.margin / d.rounding if d.rounding else 0.0)
+    differing, of_use = np.setxor1d(base, wanted), []
     for decision in close:
-        if np.array_equal(replay.kept(_as_flips([decision])), wanted):
+        alone = replay.kept(_as_flips([decision]))
+        if np.array_equal(alone, wanted):
             return [decision]
-    close = close[:MOST_CLOSE]
+        if np.isin(np.setxor1d(alone, base), differing).any():
+            of_use.append(decision)  # the others concern what is suppressed by somebody else all the same
+    close = of_use[:MOST_CLOSE]
     for count in range(2, MOST_TOGETHER + 1):
         for several in combinations(close, count):
             if np.array_equal(replay.kept(_as_flips(several)), wanted):

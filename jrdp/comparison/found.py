@@ -36,7 +36,8 @@ def compare_found(
     told: list[dict] = []
     known = exact_places is not None and np.array_equal(np.sort(exact_places), replay.kept())
     if not known:
-        problems.append("the twin's detections are not those that the released rules make of its own head answers")
+        behind = "" if exact_places is None else _nearest(replay, exact_places, replay.kept(), rounding)
+        problems.append(f"the twin's detections are not those that the released rules make of its head answers{behind}")
     if places is None:
         problems.append("Jittor's detections are not at the boxes and scores of its own head answers")
     if places is None or exact_places is None:
@@ -111,9 +112,9 @@ def _flipped_pixels(ours: dict, double: dict, pairs: list[tuple[int, int]]) -> t
     return int(flipped.sum()), float(np.abs(exact - 0.5)[flipped].max(initial=0))
 
 
-def _nearest(replay: Replay, places: np.ndarray, exact_places: np.ndarray, rounding: Rounding) -> str:
-    """The decisions behind the detections that only one side has, in words."""
-    alone = sorted(set(places.tolist()) ^ set(exact_places.tolist()))[:SHOWN]
+def _nearest(replay: Replay, places: np.ndarray, others: np.ndarray, rounding: Rounding) -> str:
+    """The decisions behind the detections that only one of two sets has, in words."""
+    alone = sorted(set(places.tolist()) ^ set(others.tolist()))[:SHOWN]
     reasons = [replay.reason(place, rounding).told(replay.heads) for place in alone]
     return "; not explained by close decisions: " + "; ".join(reasons)
 

@@ -25,7 +25,7 @@ PHOTOGRAPHS = 4  # scripts/parity.sh takes as many as it is given
 NOTICED = {
     "rgb": "first stage over tolerance: stem ",
     "aligned": "first stage over tolerance: mask_roi_1 ",
-    "nms-without-one": "the twin's detections are not those that the released rules make",
+    "nms-without-one": "not explained by close decisions: IoU against the NMS threshold",
     "sqrt-score": "scores 0.",
     "group-norm-eps": "first stage over tolerance: cls_logits_P3 ",
 }
