@@ -145,7 +145,7 @@ def watching_relus() -> Iterator[List[jt.Var]]:
     try:
         yield seen
     finally:
-        _watchers.remove(seen)
+        _watchers.pop()  # blocks end in the opposite order
 
 
 class ReLU(nn.Module):
