@@ -115,12 +115,13 @@ def test(
     settings: List[str] = SetOption,
     device: str = DeviceOption,
     jobs: int = JobsOption,
+    resume: bool = typer.Option(False, "--resume", help="Keep what an interrupted run of the same command has found."),
 ) -> None:
     """Detect on the test sets (data.test) and evaluate; writes bbox.json, segm.json, metrics.json, pr_curves.png."""
     from jrdp import interchange
     from jrdp.machine import runtime
     from jrdp.data.catalog import load_dataset
-    from jrdp.engine.evaluate import batches_of, evaluate_datasets
+    from jrdp.engine.evaluate import Asked, batches_of, evaluate_datasets
     from jrdp.engine.weights import config_of
 
     refuse_unused_settings("test", settings)
@@ -130,17 +131,20 @@ def test(
     test_sets = [(name, load_dataset([name], chosen, training=False)) for name in chosen.data.test]
     if not test_sets:
         raise UserError("data.test is empty: name a dataset, for example --set 'data.test=[images:annotations.json]'")
+    asked = Asked(
+        {"weights": [str(weights.resolve()), weights.stat().st_size], "config": chosen.model_dump(mode="json")}, resume
+    )
     jobs = min(jobs, max(len(batches_of(dataset, chosen)) for _, dataset in test_sets))
     if jobs > 1:
         from jrdp.engine.jobs import ModelSource, evaluate_with_jobs
 
         del file  # every job reads its own
-        evaluate_with_jobs(jobs, ModelSource(weights, config, device, tuple(settings)), chosen, test_sets, out)
+        evaluate_with_jobs(jobs, ModelSource(weights, config, device, tuple(settings)), chosen, test_sets, out, asked)
         return
     runtime.start(device, tf32=chosen.test.tf32)
     from jrdp.engine.predictor import build
 
-    evaluate_datasets(build(file, chosen).engine, chosen, test_sets, out)
+    evaluate_datasets(build(file, chosen).engine, chosen, test_sets, out, asked)
 
 
 @app.command()

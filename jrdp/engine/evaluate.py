@@ -5,9 +5,12 @@ Imports no Jittor by itself: with several jobs (`jrdp.engine.jobs`) this runs in
 
 from __future__ import annotations
 
-from itertools import islice
+import os
+import sys
+from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 from tqdm import tqdm
 
@@ -16,12 +19,14 @@ from jrdp.data.coco import CocoDataset
 from jrdp.data.loader import prefetch
 from jrdp.data.transforms import PreparedImage, batch_images
 from jrdp.files import make_folder, protect, write_json
+from jrdp.engine.frame_record import FrameRecord
 from jrdp.engine.inference import detect_batch
 from jrdp.evaluation.coco_metrics import evaluate_with_curves, format_metrics
 from jrdp.evaluation.curves import write_pr_curves
 from jrdp.evaluation.results import box_results, mask_results
 
 TestSets = Sequence[tuple[str, CocoDataset]]
+PARTIAL = "test.partial.jsonl"
 Batch = list[int]  # indices of pictures that share one run of the network
 
 
@@ -36,8 +41,17 @@ class Found(NamedTuple):
 Find = Callable[[int, list[Batch]], Iterator[Found]]
 
 
-def evaluate_datasets(network, config: Config, test_sets: TestSets, out: Path) -> dict:
+class Asked(NamedTuple):
+    """What a test has to share with the one that it continues, and whether it does (`resume`)."""
+
+    values: dict
+    resume: bool = False
+
+
+def evaluate_datasets(network, config: Config, test_sets: TestSets, out: Path, asked: Asked | None = None) -> dict:
     """Test `network` on `[(name, CocoDataset)]`; a single set goes to `out`, several to `out/NAME`.
+
+    asked: where it is given, `test.partial.jsonl` gets what is found in each batch at once, for a run that continues.
 
     Returns:
         per set name the contents of its `metrics.json`.
@@ -51,10 +65,10 @@ def evaluate_datasets(network, config: Config, test_sets: TestSets, out: Path) -
             images = [photo.result() for _, photo in islice(photos, len(batch))]
             yield find_in_batch(network, config, dataset, images)
 
-    return evaluate_found(find, config, test_sets, out)
+    return evaluate_found(find, config, test_sets, out, asked)
 
 
-def evaluate_found(find: Find, config: Config, test_sets: TestSets, out: Path) -> dict:
+def evaluate_found(find: Find, config: Config, test_sets: TestSets, out: Path, asked: Asked | None = None) -> dict:
     """As `evaluate_datasets`, with the detections that `find` gives."""
     metrics = {}
     folders = folder_names([name for name, _ in test_sets])
@@ -64,12 +78,44 @@ def evaluate_found(find: Find, config: Config, test_sets: TestSets, out: Path) -
         make_folder(folder)
         batches = batches_of(dataset, config)
         found = Found([], [])
-        bar = tqdm(find(number, batches), total=len(batches), desc=f"testing on {name}", unit="batch", disable=None)
-        for boxes, masks in bar:
-            found.boxes.extend(boxes)
-            found.masks.extend(masks)
+        with _record(folder, name, dataset, asked) as record:
+            kept = [Found(*record.results(batch)) for batch in range(record.done)] if record else []
+            new = find(number, batches[len(kept) :])
+            bar = tqdm(new, total=len(batches), initial=len(kept), desc=f"testing on {name}", unit="batch", disable=None)
+            for boxes, masks in chain(kept, _recorded(bar, record)):
+                found.boxes.extend(boxes)
+                found.masks.extend(masks)
         metrics[name] = _write_evaluation(name, dataset, found, folder)
+    for number in range(len(test_sets) if asked is not None else 0):
+        (out if len(test_sets) == 1 else out / folders[number]).joinpath(PARTIAL).unlink(missing_ok=True)
     return metrics
+
+
+@contextmanager
+def _record(folder: Path, name: str, dataset: CocoDataset, asked: Asked | None) -> Iterator[FrameRecord | None]:
+    """The record of one test set, which stays until all sets are done."""
+    if asked is None:
+        yield None
+        return
+    status = os.stat(dataset.json_path)
+    values = {**asked.values, "dataset": [str(dataset.images_dir), str(dataset.json_path), status.st_size, status.st_mtime_ns]}
+    record = FrameRecord(folder / PARTIAL, values, asked.resume)
+    try:
+        yield record
+    except BaseException:
+        record.close(remove=record.done == 0)
+        if record.done:
+            text = f"{record.done} batches of {name} are kept in {folder}: the same command with --resume does the rest"
+            print(f"jrdp: {text}", file=sys.stderr)
+        raise
+    record.close(remove=False)
+
+
+def _recorded(new: Iterable[Found], record: FrameRecord | None) -> Iterator[Found]:
+    for found in new:
+        if record is not None:
+            record.add(list(found))
+        yield found
 
 
 def batches_of(dataset: CocoDataset, config: Config) -> list[Batch]:

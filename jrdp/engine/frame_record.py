@@ -1,6 +1,6 @@
-"""What has been found in the frames of a video so far, on disk, so that hours of it survive a kill.
+"""What has been found so far in the frames of a video, or the batches of a test set, so that hours of it survive a kill.
 
-`NAME.partial.jsonl` gets one line a frame: first what the run was asked for, then the COCO results of frame 0, 1, ...
+`NAME.partial.jsonl` gets a line a frame (or batch): first what the run was asked for, then the COCO results of 0, 1, ...
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class FrameRecord:
 
     Args:
         path: the file; made or emptied unless it is continued.
-        asked: plain values that a run has to share with the one it continues (video, weights, settings).
+        asked: plain values that a run has to share with the one it continues (video or test set, weights, settings).
         resume: keep what is there. Raises `UserError` when that was asked something else.
     """
 
@@ -43,14 +43,14 @@ class FrameRecord:
     def done(self) -> int:
         return len(self._places)
 
-    def results(self, frame: int) -> list[dict]:
+    def results(self, frame: int) -> list:
         """The COCO results of a frame that is done."""
         self._file.seek(self._places[frame])
         entries = json.loads(self._file.readline())["results"]
         self._file.seek(0, os.SEEK_END)
         return entries
 
-    def add(self, results: list[dict]) -> None:
+    def add(self, results: list) -> None:
         """Record the next frame. Raises `UserError` when the disk is full."""
         place = self._file.tell()
         try:
@@ -84,8 +84,8 @@ class FrameRecord:
             return 0
         if first != header:
             raise UserError(
-                f"--resume with another video, other weights, settings or threshold than {self._path}: give the same ones, "
-                "or leave --resume out to begin anew"
+                f"--resume with other inputs, weights, settings or threshold than {self._path}: give the same ones, or leave "
+                "--resume out to begin anew"
             )
         end = len(first)
         for line in self._file:

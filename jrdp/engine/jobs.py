@@ -23,7 +23,7 @@ from jrdp.machine import runtime
 from jrdp.config import Config
 from jrdp.data.transforms import read_image
 from jrdp.data.workers import WorkerDied, WorkerPool
-from jrdp.engine.evaluate import Batch, Found, TestSets, evaluate_found, find_in_batch
+from jrdp.engine.evaluate import Asked, Batch, Found, TestSets, evaluate_found, find_in_batch
 from jrdp.engine.predict import Outcome, batches_of, collect, predict_now, tasks_of
 from jrdp.engine.record import Record, Task
 from jrdp.errors import UserError
@@ -75,7 +75,9 @@ def predict_with_jobs(
         return collect(zip(tasks, chain.from_iterable(found)), len(pictures), out, record)
 
 
-def evaluate_with_jobs(jobs: int, source: ModelSource, config: Config, test_sets: TestSets, out: Path) -> dict:
+def evaluate_with_jobs(
+    jobs: int, source: ModelSource, config: Config, test_sets: TestSets, out: Path, asked: Optional[Asked] = None
+) -> dict:
     """`evaluate_datasets` with `jobs` processes; `config` is what `source` leads to. Raises as `predict_with_jobs`."""
     job = _TestJob(source, test_sets)
     with _pool(jobs, job.load, job.find) as pool:
@@ -83,7 +85,7 @@ def evaluate_with_jobs(jobs: int, source: ModelSource, config: Config, test_sets
         def find(number: int, batches: list[Batch]) -> Iterator[Found]:
             return pool.in_order(((number, batch) for batch in batches), _AHEAD * jobs)
 
-        return evaluate_found(find, config, test_sets, out)
+        return evaluate_found(find, config, test_sets, out, asked)
 
 
 def threads_per_job(jobs: int) -> int:

@@ -75,7 +75,7 @@ def test_an_ended_run_is_continued_without_predicting_again(model, clip, tmp_pat
     assert [path.name for path in out.iterdir()] == ["clip.partial.jsonl"]
     with open(out / "clip.partial.jsonl", "ab") as stream:
         stream.write(b'{"results": [{"cut')  # as a kill leaves it
-    with pytest.raises(UserError, match="--resume with another video"):
+    with pytest.raises(UserError, match="--resume with other inputs"):
         predict_video(model, clip, out, "clip", 0.5, resume=True)
     again = Stops(model)
     assert predict_video(again, clip, out, "clip", 0.05, resume=True) == 5 and again.asked == 2
