@@ -1,0 +1,68 @@
+"""docs/parity.md is made of reports: whatever stands in them, and what did not end as expected, is in the document."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def document():
+    spec = importlib.util.spec_from_file_location("parity_document", ROOT / "scripts" / "parity_document.py")
+    module = importlib.util.module_from_spec(spec)
+    path = list(sys.path)
+    spec.loader.exec_module(module)
+    sys.path[:] = path
+    return module
+
+
+def done(out, name, command, code=0, expected=0, log="", report=None):
+    folder = out / name
+    folder.mkdir()
+    (folder / "command").write_text(command + "\n")
+    (folder / "exit").write_text(f"{code} {expected}\n")
+    (folder / "log").write_text(log)
+    if report is not None:
+        (folder / "report.json").write_text(json.dumps(report))
+
+
+def test_commands_are_shown_as_a_person_types_them(document, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    words = f"/opt/python -m jrdp.cli compare layers --weights {out}/inputs/golden.safetensors"
+    done(out, "a", f"{words} --images tests/golden/imgs --out {out}/a --twin-python /opt/torch --threads 1")
+    assert document._command(out, "a") == (
+        "jrdp compare layers --weights G --images tests/golden/imgs --out out/a --twin-python T"
+    )
+    done(out, "b", f"/opt/python -m jrdp.cli compare layers --weights /home/x/w.safetensors --images {out}/inputs/few")
+    assert document._command(out, "b") == "jrdp compare layers --weights W --images P"
+    pytest_words = "/opt/python -m pytest -q -p no:cacheprovider tests/ops -k roi or nms"
+    done(out, "c", pytest_words, log="x\n== 3 passed in 2.10s ==\n")
+    assert document._command(out, "c") == 'pytest tests/ops -k "roi or nms"'
+    assert document._passed(out, "c") == "3 passed"
+
+
+def test_a_control_that_was_not_caught_is_visible(document, tmp_path):
+    names = ("rgb", "group-norm-eps", "aligned", "sqrt-score", "nms-without-one", "tensor")
+    for name in names:
+        caught = name != "aligned"
+        failures = [f"first stage over tolerance: {name}"] if caught else []
+        done(tmp_path, f"control_{name}", "jrdp compare", int(caught), 1, report={"failures": failures})
+    rows = [line for line in document._controls(tmp_path) if line.startswith("| `") or line.startswith("| 1.0")]
+    assert len(rows) == 6
+    assert [row for row in rows if "| 0 | nothing |" in row] == [row for row in rows if "`aligned`" in row]
+
+
+def test_bad_arguments_are_told_before_anything_runs(tmp_path):
+    script = ROOT / "scripts" / "parity.sh"
+    cases = (([], "usage:"), ([tmp_path / "no", tmp_path], "no weight file"), ([script, script], "no folder"))
+    for arguments, words in cases:
+        found = subprocess.run(["bash", script, *arguments], capture_output=True, text=True)
+        assert found.returncode == 2 and words in found.stderr
