@@ -133,8 +133,8 @@ def test_a_picture_that_cannot_be_read_ends_a_test(run, sample, weights, tmp_pat
     (tmp_path / "set.json").write_text(json.dumps(content))
     common = ("test", "--weights", weights, *SMALL, "--set", f"data.test=[{sample}/broken:{tmp_path / 'set.json'}]")
     code, output, error = run(*common, "--out", tmp_path / "out", "--jobs", 2)
-        last = error.splitlines()[-1]  # before it, perhaps how much is kept for --resume
-        assert code == 2 and output == "" and last.startswith("jrdp: error: cannot read image")
+    last = error.splitlines()[-1]  # before it, perhaps how much is kept for --resume
+    assert code == 2 and output == "" and last.startswith("jrdp: error: cannot read image")
     assert "train_001_b.png" in last and set(files(tmp_path / "out")) <= {"test.partial.jsonl"}
 
 
