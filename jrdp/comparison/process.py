@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -85,5 +86,8 @@ class Worker:
         return answer["result"]
 
     def _last_words(self) -> str:
+        code = self._process.returncode
+        if code == -signal.SIGKILL:
+            return "killed, as the system does when memory runs out: use smaller pictures or batches, or free memory"
         text = self.log.read_text(encoding="utf-8", errors="replace").strip()
-        return text.splitlines()[-1].strip() if text else f"exit code {self._process.returncode}, nothing logged"
+        return text.splitlines()[-1].strip() if text else f"exit code {code}, nothing logged"

@@ -121,6 +121,14 @@ def test_a_worker_that_cannot_start_is_one_clear_line(tmp_path):
             worker.ask("memory")
 
 
+def test_a_worker_that_is_killed_is_told_from_one_that_fails(tmp_path):
+    (tmp_path / "killed").write_text("#!/bin/sh\nread line\necho a warning >&2\nkill -9 $$\n")
+    (tmp_path / "killed").chmod(0o755)
+    with Worker("torch", str(tmp_path / "killed"), tmp_path) as worker:
+        with pytest.raises(UserError, match="killed, as the system does when memory runs out"):
+            worker.ask("memory")
+
+
 def test_a_pair_needs_torch_and_says_so(tmp_path):
     if importlib.util.find_spec("torch") is not None:
         pytest.skip("this Python has torch")
