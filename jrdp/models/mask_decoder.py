@@ -59,7 +59,8 @@ class MultiLevelDecoder(nn.Module):
     """MRA, the multi-level RoIAlign decoder (Sec. III-C): every RoI is pooled from all five levels.
 
     A RoI is 32x32 in P'3, 16x16 in P'4, 8x8 in P'5, 4x4 in P'6 and P'7; the decoder goes from coarse to fine, each time
-    resizing (convention 5), adding the finer map and convolving. P'3..P'7 `[N, 256, H, W]`, RoIs `[R, 5]` -> `[R, 128, 32, 32]`.
+    resizing (convention 5), adding the finer map and convolving.
+    P'3..P'7 `[N, 256, H, W]`, RoIs `[R, 5]` -> `[R, 128, 32, 32]`.
     `inner_maskdecoder_k` belongs to P'(k+2) and works on the whole map, its group norm over the padding too
     (convention 18); `conv_maskdecoder_1` works at 4x4, `..._4` at 32x32.
     """

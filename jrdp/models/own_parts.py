@@ -37,7 +37,8 @@ def named(key: str, path: str, doing: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{key}: {path}: {doing} raised {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        message = " ".join(str(error).split())[:300]
+        raise UserError(f"{key}: {path}: {doing} raised {type(error).__name__}: {message}") from error
 
 
 def takes_stages(method) -> bool:
@@ -92,12 +93,16 @@ def make_backbone(path: str, freeze_at: int) -> nn.Module:
     _refuse_hidden_modules(key, path, body)
     channels = getattr(body, "out_channels", None)
     if not isinstance(channels, (tuple, list)) or len(channels) < 3 or not all(type(c) is int and c > 0 for c in channels):
-        raise UserError(f"{key}: {path}: its attribute out_channels must be the channels of its maps, at least C3, C4, C5, not {channels!r}")
+        raise UserError(
+            f"{key}: {path}: its attribute out_channels must be the channels of its maps, at least C3, C4, C5, not {channels!r}"
+        )
     with named(key, path, "a picture"), _trial(body):
         maps = body(jt.zeros((1, 3, *_SIZE)))
     if not isinstance(maps, (tuple, list)) or len(maps) != len(channels) or not all(isinstance(x, jt.Var) for x in maps):
         got = f"{len(maps)} values" if isinstance(maps, (tuple, list)) else f"a {type(maps).__name__}"
-        raise UserError(f"{key}: {path}: it gives {got}, but must give a list of {len(channels)} maps, one for each of out_channels")
+        raise UserError(
+            f"{key}: {path}: it gives {got}, but must give a list of {len(channels)} maps, one for each of out_channels"
+        )
     _check_shapes(key, path, _MAPS, maps[-3:], channels[-3:], BODY_STRIDES[-3:])
     return body
 

@@ -40,7 +40,8 @@ def test_polygons_and_masks_give_what_a_coco_json_gives(tiny_set):
     own = OwnDataset(
         Items([(images / "p1.png", shape[None]), (Image.open(images / "p2.png"), [[SQUARE]])]), INPUT
     )
-    assert len(own) == 2
+    assert len(own) == 2 and [own.image_id(index) for index in (0, 1)] == [0, 1]
+    assert np.array_equal(own[1].image.pixels, own.example(1).image.pixels) and own[1].image.image_id == 1
     for index in (0, 1):
         for flip in (False, True):
             theirs, mine = wanted.example(index, flip), own.example(index, flip)
@@ -59,11 +60,25 @@ def test_an_empty_mask_is_left_out_and_a_picture_without_instances_is_background
     assert len(own.example(0).targets) == 1 and len(own.example(1).targets) == 0
 
 
+def test_numbers_0_and_1_are_a_mask_as_well_as_truth_values():
+    shape = mask(40, 60)
+    for made in (shape, shape.astype(np.uint8), shape.astype(float)):
+        own = OwnDataset(Items([(PIXELS, [made])]), INPUT)
+        assert own.example(0).targets.bitmaps[0].sum() > 50
+    with pytest.raises(IndexError):
+        own.example(1)
+
+
 def test_masks_that_begin_at_the_corner_keep_their_pixels():
     corner = mask(40, 60, 0, 0, 40, 60)
     own = OwnDataset(Items([(np.zeros((40, 60, 3), np.uint8), [corner])]), InputConfig(min_size=40, max_size=60))
     assert own.example(0).targets.bitmaps[0].all()
     assert own.example(0).targets.boxes.tolist() == [[0, 0, 59, 39]]
+    for first, second in ((True, False), (False, True), (True, True)):
+        shape = mask(40, 60)
+        shape[:2, 0] = first, second
+        own = OwnDataset(Items([(PIXELS, [shape])]), InputConfig(min_size=40, max_size=60))
+        assert np.array_equal(own.example(0).targets.bitmaps[0], shape)
 
 
 PIXELS = np.zeros((40, 60, 3), np.uint8)
@@ -74,7 +89,14 @@ PIXELS = np.zeros((40, 60, 3), np.uint8)
     [
         (Items(), "is empty"),
         (5, "needs the methods __len__ and __getitem__"),
+        ({1, 2}, "needs the methods __len__ and __getitem__"),
+        (type("Endless", (), {"__getitem__": lambda self, index: index})(), "needs the methods __len__ and __getitem__"),
         (Items([PIXELS]), r"item 0 of the dataset is an array uint8 \[40, 60, 3\], not \(picture, instances\)"),
+        (Items([(PIXELS, [], 3)]), r"item 0 of the dataset is tuple of 3, not \(picture, instances\)"),
+        (Items(["pq"]), r"item 0 of the dataset is of type str, not \(picture, instances\)"),
+        (Items([(PIXELS, [mask(40, 60) * np.uint8(2)])]), "other values than 0 and 1"),
+        (Items([(PIXELS[..., 0], [])]), r"its picture is an array uint8 \[40, 60\]"),
+        (Items([(PIXELS[..., :2], [])]), r"its picture is an array uint8 \[40, 60, 2\]"),
         (Items([(PIXELS, None)]), "its instances are of type NoneType"),
         (Items([(PIXELS / 255, [])]), r"its picture is an array float64 \[40, 60, 3\]"),
         (Items([("no/such.png", [])]), "cannot read image no/such.png"),

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from jrdp.models.fcos_targets import RANGES, assign_targets, locations
+from jrdp.models.fcos_targets import assign_targets, locations
 from jrdp.models.shapes import STRIDES
 
 SHAPES = ((20, 24), (10, 12), (5, 6), (3, 3), (2, 2))
 POINTS = [locations(*shape, stride) for shape, stride in zip(SHAPES, STRIDES)]
+RANGES = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, np.inf))
 CASES = ("nested", "equal_area", "edges", "range_bounds", "tiny", "huge", "single")
 
 
@@ -72,6 +73,18 @@ def test_a_boundary_of_two_ranges_belongs_to_both_levels():
     points = [np.array([[100, 100]], np.float32)] * 5
     positive = assign_targets(points, [np.array([[36, 60, 140, 140]], np.float32)]).positive
     assert positive.tolist() == [[True, True, False, False, False]]
+
+
+@pytest.mark.parametrize(
+    "distance, levels",
+    [(0.5, [0]), (63.5, [0]), (64, [0, 1]), (64.5, [1]), (128, [1, 2]), (128.5, [2]), (256, [2, 3]), (256.5, [3]),
+     (512, [3, 4]), (512.5, [4]), (9000, [4])],
+)  # fmt: skip
+def test_every_range_has_both_its_ends(distance, levels):
+    points = [np.array([[9000, 9000]], np.float32)] * 5
+    near = min(distance, 8)
+    positive = assign_targets(points, [np.array([[9000 - distance, 9000 - near, 9000 + near, 9000 + near]], np.float32)])
+    assert np.flatnonzero(positive.positive[0]).tolist() == levels
 
 
 def test_no_ground_truth_at_all():

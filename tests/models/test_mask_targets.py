@@ -102,6 +102,20 @@ def test_boxes_without_extent_do_not_fail(kind):
     assert tiny.shape == (1, 32, 32)
 
 
+def test_a_box_without_extent_counts_as_one_pixel():
+    targets = _targets([[[10, 10, 40, 10, 40, 40, 10, 40]]], (50, 60))
+    flat, one, two = project_masks(targets, [0] * 3, [[39.5, 20, 39.5, 30], [39.5, 20, 40.5, 30], [39.5, 20, 41.5, 30]])
+    assert np.array_equal(flat, one) and not np.array_equal(flat, two)
+    assert one[:, :16].all() and not one[:, 17:].any()
+
+
+def test_a_box_beyond_the_picture_begins_at_its_last_pixel():
+    bitmap = np.zeros((50, 60), np.uint8)
+    bitmap[49, 59] = 1
+    (mask,) = project_masks(_targets([None], (50, 60), [bitmap]), [0], [[80, 70, 82, 72]], size=4)
+    assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
 def test_no_boxes():
     masks = project_masks(_targets([], (50, 60)), np.zeros(0, int), np.zeros((0, 4), np.float32))
     assert masks.shape == (0, 32, 32)
