@@ -21,6 +21,7 @@ from jrdp.config import InputConfig
 from jrdp.data.annotations import ImageEntry, Instance
 from jrdp.data.augmentation import Look
 from jrdp.data.coco import Example, record_of, targets_of
+from jrdp.data.rle import encode_mask_as_list
 from jrdp.data.shapes import bounds_of, parse_segmentation
 from jrdp.data.transforms import prepare_image, read_image, resize_shape, sizes_of
 from jrdp.errors import UserError
@@ -106,7 +107,7 @@ def _instance(shape: Any, number: int, image: ImageEntry) -> Instance:
             raise UserError(f"{where} is a mask of {shape.shape[1]}x{shape.shape[0]}, the picture is {image.width}x{image.height}")
         if shape.dtype != bool and not np.isin(shape, (0, 1)).all():
             raise UserError(f"{where} is a mask with other values than 0 and 1")
-        polygons, runs = None, _runs(shape.astype(bool))
+        polygons, runs = None, np.array(encode_mask_as_list(shape)["counts"], np.int64)
     else:
         try:
             polygons, runs = parse_segmentation([np.asarray(part, float).ravel().tolist() for part in shape], image.height, image.width)
@@ -114,14 +115,6 @@ def _instance(shape: Any, number: int, image: ImageEntry) -> Instance:
             raise UserError(f"{where} is neither a mask nor a list of polygons [x, y, x, y, ...]: {error}") from error
     x1, y1, x2, y2 = bounds_of(polygons, runs, image.height) or (0, 0, 0, 0)
     return Instance(number, image.id, (x1, y1, x2 - x1, y2 - y1), polygons, runs, False)
-
-
-def _runs(mask: np.ndarray) -> np.ndarray:
-    """COCO's runs of a mask, int64: column by column, zeros first."""
-    flat = mask.ravel(order="F")
-    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0], ends, [flat.size]]))
-    return np.concatenate([[0], runs]) if flat[0] else runs
 
 
 def _kind(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 import jittor as jt
 from jittor import nn
 
-from jrdp.config import Config, dump_config
+from jrdp.config import Config, dump_config, own_parts
 from jrdp.data.augmentation import Augmentation
 from jrdp.data.catalog import load_dataset
 from jrdp.data.loader import TrainLoader
@@ -173,10 +173,11 @@ class _Run:
 def next_commands(out: Path, config: Config) -> str:
     """The command that tests what was trained, and the one that predicts with it."""
     weights = shlex.quote(str(out / "final.safetensors"))
+    own = "".join(f" --set {key}={path}" for key, path in own_parts(config.model).items())
     sets = "" if config.data.test else " --set 'data.test=[IMAGES:ANNOTATIONS.json]'"
     return (
-        f"test:    jrdp test --weights {weights} --out {shlex.quote(str(out / 'test'))}{sets}\n"
-        f"predict: jrdp predict --weights {weights} --out {shlex.quote(str(out / 'pictures'))} PHOTO_OR_FOLDER"
+        f"test:    jrdp test --weights {weights} --out {shlex.quote(str(out / 'test'))}{own}{sets}\n"
+        f"predict: jrdp predict --weights {weights} --out {shlex.quote(str(out / 'pictures'))}{own} PHOTO_OR_FOLDER"
     )
 
 

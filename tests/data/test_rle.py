@@ -30,6 +30,11 @@ def test_round_trips_and_agreement_with_pycocotools(mask):
     assert np.array_equal(coco_mask.decode(coco_mask.frPyObjects(listed, height, width)), mask)
 
 
+def test_any_number_but_zero_is_part_of_a_mask():
+    mask = np.array([[0, 3, 1], [2, 2, 0]], np.uint8)
+    assert rle.encode_mask_as_list(mask) == rle.encode_mask_as_list(mask > 0) == {"size": [2, 3], "counts": [1, 4, 1]}
+
+
 @pytest.mark.parametrize(
     "segmentation, words",
     [
@@ -40,6 +45,12 @@ def test_round_trips_and_agreement_with_pycocotools(mask):
         ({"size": [5, 7], "counts": [30]}, "covers 30"),
         ({"size": [5, 7], "counts": [40, -5]}, "between 0"),
         ({"size": [5, 7], "counts": [10.5, 24.5]}, "whole"),
+        ({"size": [5, 7], "counts": [True, 34]}, "whole"),
+        ({"size": [5, 7], "counts": ["1", 34]}, "whole"),
+        ({"size": [True, 7], "counts": [35]}, "without its size"),
+        ({"size": [5, 7], "counts": "p"}, "holds a character that no RLE has"),
+        ({"size": [5, 7], "counts": "/"}, "holds a character that no RLE has"),
+        ({"size": [5, 7], "counts": "O"}, "between 0"),  # code 31: the largest of one character, minus one
         ({"size": [5, 7], "counts": "R"}, "damaged"),
         ({"size": [5, 7], "counts": "oooooooooooooooooooo"}, "damaged"),
         ({"size": [5, 7], "counts": "1\u00e41"}, "damaged"),

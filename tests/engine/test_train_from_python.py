@@ -79,7 +79,10 @@ def test_a_dataset_and_steps_of_ones_own(sample, tmp_path, capsys):
     seen = []
     result = train(settings(sample, 3), tmp_path / "run", dataset=Squares(), on_step=seen.append)
     assert [step.iteration for step in seen] == [1, 2, 3] and result["losses"] == seen[-1].losses
-    assert "training on 4 pictures, 3 iterations of 2" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "training on 4 pictures, 3 iterations of 2" in told
+    (line,) = [line for line in told.splitlines() if line.startswith("predict: jrdp predict")]
+    assert "--set model.backbone.name=tiny_parts:Tiny" in line  # without it the weights would be refused
     assert load_checkpoint(tmp_path / "run" / "last.safetensors").config.data.train == [GIVEN]
     with pytest.raises(UserError, match="unknown dataset"):  # the folder alone does not tell the dataset
         train(settings(sample, 4, f"data.train=['{GIVEN}']"), tmp_path / "run", resume=True)

@@ -39,7 +39,7 @@ def count_cost(config: ModelConfig, height: int = 320, width: int = 480, rois: i
     model = RDPNet(config)
     done: list[int] = []
     for module in model.modules():
-        if isinstance(module, (Conv, nn.ConvTranspose)):
+        if isinstance(module, (Conv, nn.Conv, nn.ConvTranspose)):
             _count_calls(module, done)
 
     boxes = np.tile(np.array([[0, 0, 0, width - 1, height - 1]], np.float32), (rois, 1))
