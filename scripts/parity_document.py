@@ -64,6 +64,9 @@ def inputs(out: Path, weights: Path, pictures: Path, count: int, dataset: str) -
 def write(out: Path, document: Path) -> None:
     """Write the document; exits with 1 where a command did not end as it should."""
     document.write_text(_document(out), encoding="utf-8")
+    missing = [name for name in [*TESTS, *LAYERS, *CONTROLS, "training", "trip_segm", "trip_bbox"] if not _ran(out, name)]
+    if missing:
+        print(f"without {', '.join(missing)}, which did not run")
     wrong = [path.parent.name for path in sorted(out.glob("*/exit")) if len(set(path.read_text().split())) > 1]
     print(f"document: {document}")
     if wrong:
@@ -91,8 +94,8 @@ def _document(out: Path) -> str:
         *_tests(out),
         *_layers(out),
         *gradients_chapter(out, "W --dataset sample"),
-        *training_chapter(out, "W --dataset sample"),
-        *_trip(out),
+        *(training_chapter(out, "W --dataset sample") if _ran(out, "training") else []),
+        *(_trip(out) if _ran(out, "trip_bbox") and _ran(out, "trip_segm") else []),
         *_controls(out),
         NOT_EQUAL,
         *_summary(out),
@@ -166,6 +169,29 @@ TESTS = {
 }
 
 
+LAYERS = {
+    "layers_golden": "R-50, deterministic weights, the four recorded pictures",
+    "layers_fast": "the CPU engine, one of them (some stages are fused)",
+    "layers_r101": "R-101, synthetic weights, small input",
+    "layers_x101": "X-101, synthetic weights, small input",
+    "layers_trained": "R-50, trained weights `W`, pictures `P`",
+}
+
+CONTROLS = {
+    "control_rgb": "`rgb`: RGB where the network expects BGR",
+    "control_group-norm-eps": "`group-norm-eps`: 1e-3 for 1e-5",
+    "control_aligned": "`aligned`: RoIAlign with the half-pixel shift",
+    "control_sqrt-score": "`sqrt-score`: square root of the score",
+    "control_nms-without-one": "`nms-without-one`: IoU without the + 1",
+    "control_tensor": f"1.0 added to one element of `{CHANGED}` in `--twin-weights`",
+}
+
+
+def _ran(out: Path, name: str) -> bool:
+    """Whether a command of this name has ended."""
+    return (out / name / "exit").is_file()
+
+
 def _about(out: Path) -> str:
     """What the weights are, as given by PARITY_ABOUT, else as their file says."""
     return (out / "inputs" / "about").read_text(encoding="utf-8").strip()
@@ -181,19 +207,15 @@ def _tests(out: Path) -> list[str]:
         "| --- | --- | --- |",
     ]
     for name, what in TESTS.items():
+        if not _ran(out, name):
+            continue
         lines.append(f"| {what} | {_passed(out, name)} | `{_command(out, name)}` |")
     return [*lines, "", "Every `jrdp compare` begins by holding the two networks' tensors against each other, and refuses to go on if they differ.", ""]
 
 
 def _layers(out: Path) -> list[str]:
     lines = ["## 4. Every stage, and detections", ""]
-    rows = {
-        "layers_golden": "R-50, deterministic weights, the four recorded pictures",
-        "layers_fast": "the CPU engine, one of them (some stages are fused)",
-        "layers_r101": "R-101, synthetic weights, small input",
-        "layers_x101": "X-101, synthetic weights, small input",
-        "layers_trained": "R-50, trained weights `W`, pictures `P`",
-    }
+    rows = {name: what for name, what in LAYERS.items() if _ran(out, name)}
     for name in rows:
         lines.append(f"    {_command(out, name)}")
     lines += [
@@ -274,28 +296,20 @@ def _controls(out: Path) -> list[str]:
         "",
         f"The twin is given one mistake at a time, on trained weights and up to {FEW} pictures of `P`. All must exit with 1:",
         "",
-        f"    {_command(out, 'control_rgb')}",
+        *[f"    {_command(out, name)}" for name in CONTROLS if _ran(out, name)],
         "",
         "| mistake | exit code | first thing noticed |",
         "| --- | --- | --- |",
     ]
-    what = {
-        "rgb": "`rgb`: RGB where the network expects BGR",
-        "group-norm-eps": "`group-norm-eps`: 1e-3 for 1e-5",
-        "aligned": "`aligned`: RoIAlign with the half-pixel shift",
-        "sqrt-score": "`sqrt-score`: square root of the score",
-        "nms-without-one": "`nms-without-one`: IoU without the + 1",
-        "tensor": f"1.0 added to one element of `{CHANGED}` in `--twin-weights`",
-    }
-    for name, mistake in what.items():
-        failures = _report(out, f"control_{name}")["failures"]
-        lines.append(f"| {mistake} | {_exit(out, f'control_{name}')} | {failures[0][:220] if failures else 'nothing'} |")
+    for name, mistake in CONTROLS.items():
+        if _ran(out, name):
+            failures = _report(out, name)["failures"]
+            lines.append(f"| {mistake} | {_exit(out, name)} | {failures[0][:220] if failures else 'nothing'} |")
     return [*lines, ""]
 
 
 def _summary(out: Path) -> list[str]:
     """The one-page table at the end."""
-    trained, golden = _report(out, "layers_trained")["summary"], _report(out, "layers_golden")["summary"]
     lines = [
         "## In one table",
         "",
@@ -303,18 +317,23 @@ def _summary(out: Path) -> list[str]:
         "",
         "| what | equal to | Jittor | PyTorch's own rounding | verdict |",
         "| --- | --- | --- | --- | --- |",
-        f"| tensors, order, shapes, rates | released checkpoints | equal | | {_passed(out, 'configuration_jittor')} |",
-        f"| network input | released preprocessing | bit for bit | | {_passed(out, 'preprocessing')} |",
-        f"| operators with gradients | released operators | | | {_passed(out, 'operators_jittor')} |",
-        f"| stages, losses, gradients, a step | released network, recorded | | | {_passed(out, 'released_jittor')} |",
     ]
+    for name, what, to in (
+        ("configuration_jittor", "tensors, order, shapes, rates", "released checkpoints"),
+        ("preprocessing", "network input, bit for bit", "released preprocessing"),
+        ("operators_jittor", "operators with gradients", "released operators"),
+        ("released_jittor", "stages, losses, gradients, a step", "released network, recorded"),
+    ):
+        if _ran(out, name):
+            lines.append(f"| {what} | {to} | | | {_passed(out, name)} |")
     names = {
         "relative_l2": "every stage, relative L2", "worst_element": "every stage, worst element over the largest",
         "box": "boxes, px", "score": "scores", "mask": "mask probabilities",
     }  # fmt: skip
-    for where, summary, run in (
-        ("deterministic weights", golden, "layers_golden"), ("trained weights", trained, "layers_trained"),
-    ):  # fmt: skip
+    for where, run in (("deterministic weights", "layers_golden"), ("trained weights", "layers_trained")):
+        if not _ran(out, run):
+            continue
+        summary = _report(out, run)["summary"]
         for key, what in names.items():
             pair = summary[key]
             lines.append(
@@ -322,7 +341,7 @@ def _summary(out: Path) -> list[str]:
             )
         found = summary["detections"]
         lines.append(f"| detections, {where} | the same set | {found[0]:,} | {found[1]:,} of {found[2]:,} | {_verdict(out, run)} |")
-    for path in sorted(out.glob("gradients*")):
+    for path in sorted(path for path in out.glob("gradients*") if _ran(out, path.name)):
         report = json.loads((path / "report.json").read_text())
         worst = {name: values["worst"] for name, values in report["summary"].items()}
         ours, theirs = (worst[f"relative L2 from float64, {side}"] for side in ("Jittor", "PyTorch"))
@@ -330,12 +349,14 @@ def _summary(out: Path) -> list[str]:
             f"| every gradient, relative L2, batch {path.name[9:]} | float64, same decisions | {_short(ours)} | "
             f"{_short(theirs)} | {_verdict(out, path.name)} |"
         )
-    for name, verdict in _report(out, "training")["verdicts"].items():
+    for name, verdict in (_report(out, "training")["verdicts"] if _ran(out, "training") else {}).items():
         lines.append(
             f"| training: {name} | float64, same decisions | {_short(verdict['ours'])} | {_short(verdict['theirs'])} | "
             f"{_verdict(out, 'training')} |"
         )
     for kind, what in (("bbox", "boxes"), ("segm", "masks")):
+        if not _ran(out, f"trip_{kind}"):
+            continue
         report = _report(out, f"trip_{kind}")
         lines.append(
             f"| AP of {what}, weights trained in Jittor | the twin's test | {report['metrics'][0]['AP']:.4f} | "
