@@ -71,6 +71,8 @@ def reason_of(error: BaseException) -> Optional[str]:
     if isinstance(error, MemoryError) or isinstance(error, (ImportError, OSError)) and _NO_MEMORY.search(str(error)):
         detail = _one_line(str(error))
         return f"not enough memory{f' ({detail})' if detail else ''}: use smaller pictures or batches, or fewer jobs"
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # of Python's tempfile
+        return "no folder for temporary files can be written to (is the disk full?); TMPDIR names another one"
     if isinstance(error, OSError) and error.strerror:
         if isinstance(error.filename, (str, bytes)) and error.filename:
             return _one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")

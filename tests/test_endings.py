@@ -74,3 +74,13 @@ def test_a_library_that_does_not_fit_into_memory():
     error = ImportError("libx.so: failed to map segment from shared object")
     assert endings.reason_of(error).startswith("not enough memory (libx.so: failed to map")
     assert endings.reason_of(ImportError("No module named 'x'")) is None
+
+
+def test_no_folder_for_temporary_files(monkeypatch):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/none"])
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile.mkdtemp()
+    assert "TMPDIR" in endings.reason_of(caught.value)

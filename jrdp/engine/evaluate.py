@@ -79,7 +79,7 @@ def evaluate_found(find: Find, config: Config, test_sets: TestSets, out: Path, a
         batches = batches_of(dataset, config)
         found = Found([], [])
         with _record(folder, name, dataset, asked) as record:
-            kept = [Found(*record.results(batch)) for batch in range(record.done)] if record else []
+            kept = [Found(*record.results(batch)) for batch in range(record.done)] if record is not None else []
             new = find(number, batches[len(kept) :])
             bar = tqdm(new, total=len(batches), initial=len(kept), desc=f"testing on {name}", unit="batch", disable=None)
             for boxes, masks in chain(kept, _recorded(bar, record)):

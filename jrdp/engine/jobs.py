@@ -69,7 +69,8 @@ def predict_with_jobs(
     job = _PredictJob(source, out, threshold)
     with _pool(jobs, job.load, job.predict) as pool:
         make_folder(out)
-        record = record or Record(out, {}, resume=False)
+        if record is None:  # an empty one is false
+            record = Record(out, {}, resume=False)
         tasks = record.remaining(tasks_of(pictures))
         found = pool.in_order(zip(batches_of(tasks, batch_size)), _AHEAD * jobs)
         return collect(zip(tasks, chain.from_iterable(found)), len(pictures), out, record)

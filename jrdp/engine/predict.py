@@ -72,7 +72,8 @@ def predict_files(
     Returns:
         the messages of the pictures that failed.
     """
-    record = record or Record(out, {}, resume=False)
+    if record is None:  # an empty one is false
+        record = Record(out, {}, resume=False)
     tasks = record.remaining(tasks_of(pictures))
     with _drawing(len(tasks)) as draw:
         return collect(zip(tasks, _outcomes(model, tasks, out, threshold, draw)), len(pictures), out, record)

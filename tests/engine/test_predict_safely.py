@@ -155,3 +155,25 @@ def test_memory_does_not_grow_with_the_folder(photos, tmp_path, monkeypatch, bat
     assert predict_files(Model(), sorted(photos.iterdir()) * 10, tmp_path / "out", 0.5) == []
     assert len(held) == 30 // batch and max(held) <= DRAWN_AHEAD + batch
     assert len(list((tmp_path / "out").glob("*_instances.png"))) == 30
+
+
+def test_a_killed_run_is_continued_as_the_command_asked(photos, tmp_path):
+    """The record that the command opened is the one that is written, from its first line on."""
+    from jrdp.config import Config
+    from jrdp.engine.predict import predict_files
+
+    class Killed:
+        upright, config = True, Config()
+
+        def predict_batch(self, pictures):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    out.mkdir()
+    asked = {"weights": "w", "threshold": 0.5}
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(Killed(), sorted(photos.iterdir()), out, 0.5, Record(out, asked, resume=False))
+    assert json.loads((out / NAME).read_text().splitlines()[0]) == {"asked": asked}
+    Record(out, asked, resume=True)
+    with pytest.raises(UserError, match="other weights"):
+        Record(out, {**asked, "threshold": 0.1}, resume=True)
