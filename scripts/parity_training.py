@@ -122,7 +122,7 @@ def _whole(report: dict) -> list[str]:
         f"A training in both frameworks, then both tested: {report['steps']} steps of {report['pictures_per_step']} pictures of "
         f"{report['size'][0]} to {report['size'][1]} pixels, seed{'s' if len(seeds) > 1 else ''} "
         f"{', '.join(str(seed) for seed in seeds)}, started from "
-        f"{'`' + report['weights'] + '`' if report['weights'] else 'the network as initialised'}:",
+        f"{'`' + report['weights'] + '`' if report['weights'] else 'synthetic weights'}:",
         "",
         f"    jrdp compare training {' '.join(words)} --steps {report['steps']} --evaluate "
         + " ".join(f"--seeds {seed}" for seed in seeds)

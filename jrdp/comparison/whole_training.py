@@ -25,7 +25,7 @@ from jrdp.comparison.exchange import load_arrays
 from jrdp.comparison.pair import Options, Pair, open_pair
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
 from jrdp.comparison.twin_test import twin_test
-from jrdp.config import Config
+from jrdp.config import Config, load_config
 from jrdp.engine.evaluate import folder_names
 from jrdp.errors import UserError
 from jrdp.files import make_folder, write_json, write_text
@@ -48,18 +48,22 @@ def compare_whole_training(
 ) -> bool:
     """Train both sides for `steps` steps for each seed, evaluate on `data.test`, and write the report.
 
-    A seed is that of the data order, the mirroring and the parts that the start weights do not have. True when each
+    The start is `options.weights`, else the configuration's train.weights, else synthetic. A seed is that of the data
+    order, the mirroring and the parts that the start weights do not have, initialised as `jrdp train` does. True when each
     loss of step 1 is within `first_tolerance` (relative) and every AP of one set of weights is within
     `return_tolerance` in the two frameworks. What the trainings end with is reported beside the seeds' spread; it is
     not judged, as there is nothing that it should be equal to.
     """
+    if options.weights is None:
+        named = load_config(options.config, options.settings).train.weights
+        options = dataclasses.replace(options, weights=None if named is None else Path(named))
     report = Report(f"A training of {steps} steps in Jittor and in PyTorch, {len(seeds)} seed(s)")
     histories: dict[int, list[dict]] = {}
     metrics: dict[int, dict[str, dict]] = {}
     versions: dict[str, str] = {}
     for seed in seeds:
         folder = out / f"seed{seed}"
-        chosen = dataclasses.replace(options, seed=seed, initialise=True)
+        chosen = dataclasses.replace(options, seed=seed, initialise=options.weights is not None)
         with open_pair(chosen) as pair:
             make_folder(folder)
             config, versions = pair.config, pair.versions
@@ -77,7 +81,7 @@ def compare_whole_training(
             report.failures.append(
                 f"weights trained in {row[1]} (seed {row[0]}) have another {row[3]} AP in the two frameworks on {row[2]}"
             )
-    report.text(f"Start: {options.weights or 'the network as initialised'}; {versions_text(versions)}")
+    report.text(f"Start: {options.weights or 'synthetic weights'}; {versions_text(versions)}")
     for seed, history in histories.items():
         report.plot(_plot(history), f"Seed {seed}: losses, mean of 10 steps; Jittor thin over PyTorch broad")
     report.heading("Losses at the end")

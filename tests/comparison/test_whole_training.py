@@ -56,9 +56,9 @@ def test_it_trains_evaluates_and_goes_on(both_frameworks, tmp_path):
     assert set(trained) == set(twin)
 
     # An interrupted training goes on with the batches that come next, from the same weights and momentum.
-    with open_pair(replace(options(sample), seed=7, initialise=True)) as pair:
+    with open_pair(replace(options(sample), seed=7)) as pair:
         whole_training._train(pair, datasets, make_folder(tmp_path / "again"), 1, 7, lines.append)
-    with open_pair(replace(options(sample), seed=7, initialise=True)) as pair:
+    with open_pair(replace(options(sample), seed=7)) as pair:
         again = whole_training._train(pair, datasets, tmp_path / "again", 2, 7, lines.append)
         with pytest.raises(UserError, match="--steps 2 or more"):
             whole_training._train(pair, datasets, tmp_path / "again", 1, 7, lines.append)
@@ -68,6 +68,6 @@ def test_it_trains_evaluates_and_goes_on(both_frameworks, tmp_path):
         other = interchange.read(tmp_path / "again" / f"{side}_2.pth").tensors
         name = "rpn.head.cls_tower.0.weight"
         assert np.allclose(other[name], {"jittor": trained, "torch": twin}[side][name], rtol=0, atol=1e-5)
-    with open_pair(replace(options(sample, "solver.base_lr=0.001"), seed=7, initialise=True)) as pair:
+    with open_pair(replace(options(sample, "solver.base_lr=0.001"), seed=7)) as pair:
         with pytest.raises(UserError, match="another configuration"):
             whole_training._train(pair, datasets, tmp_path / "again", 2, 7, lines.append)
