@@ -17,9 +17,11 @@ from jrdp.evaluation.coco_metrics import (
     evaluate,
     evaluate_with_curves,
     format_metrics,
+    format_percent,
     write_metrics,
 )
 from jrdp.evaluation.curves import write_pr_curves
+from jrdp.evaluation.ground_truth import GroundTruth, load_ground_truth
 from jrdp.evaluation.results import box_results, write_results
 from jrdp.evaluation.rle import encode_masks
 
@@ -355,3 +357,46 @@ def test_far_polygons_in_results_are_refused():
     far = {"image_id": 993, "score": 0.5, "segmentation": [[5, 5, 20, 5, 20, 20, 5, 1e9]]}
     with pytest.raises(UserError, match="coordinate 1e.09"):
         evaluate(dataset, [far], "segm")
+
+
+@pytest.mark.parametrize("iou_type", IOU_TYPES)
+def test_detections_beyond_the_tenth_count_in_every_figure(iou_type):
+    dataset = make_dataset(pictures=2)
+    (instance,) = dataset["annotations"]
+    size = (200, 260)
+    wrong = [{**rectangle(instance["image_id"], 2 * k, 2, 3, 3, size), "score": 0.9} for k in range(15)]
+    right = {**{key: instance[key] for key in ("image_id", "category_id", "bbox", "segmentation")}, "score": 0.5}
+    results = only([{key: value for key, value in result.items() if key != "area"} for result in [*wrong, right]], iou_type)
+    evaluation = evaluate_with_curves(dataset, results, iou_type)
+    assert evaluation.metrics["AP"] == evaluation.metrics["AP50"] == pytest.approx(1 / 16)
+    assert (evaluation.metrics["AR10"], evaluation.metrics["AR100"]) == (0, 1)
+    assert np.allclose(evaluation.curves.precision, 1 / 16) and np.allclose(evaluation.curves.scores[:, 1:], 0.5)
+    assert (evaluation.curves.max_recall == 1).all()
+
+
+def test_an_error_says_whose_results_they_are(tmp_path):
+    dataset = make_dataset(pictures=2)
+    (tmp_path / "theirs.json").write_text('[{"image_id": 1}]')
+    with pytest.raises(UserError, match=f"results {tmp_path}/theirs.json"):
+        evaluate(dataset, tmp_path / "theirs.json", "bbox")
+    with pytest.raises(UserError) as caught:
+        evaluate(dataset, [{"image_id": 1}], "bbox")
+    assert str(caught.value).startswith("results: result 0 is of image id 1")
+
+
+def test_ground_truth_is_read_once_and_areas_are_made_where_they_are_missing():
+    dataset = make_dataset(pictures=3)
+    for annotation in dataset["annotations"]:
+        del annotation["area"]
+    truth = load_ground_truth(dataset, "bbox")
+    assert load_ground_truth(truth, "bbox") is truth and truth.without_mask == 0
+    assert [a["area"] for a in truth.annotations] == [a["bbox"][2] * a["bbox"][3] for a in dataset["annotations"]]
+    assert GroundTruth({}, [], "bbox").without_mask == 0
+    with pytest.raises(UserError, match="was read for bbox"):
+        load_ground_truth(truth, "segm")
+    (result,) = box_results(7, np.array([[1, 2, 3, 5]]), np.array([0.5]))
+    assert result == {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+
+
+def test_nothing_right_is_not_nothing_defined():
+    assert format_percent(0.0) == "0.0" and format_percent(-1) == "-" and format_percent(1) == "100.0"
