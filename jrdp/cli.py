@@ -378,7 +378,8 @@ def data_check(
     from jrdp.dataset_tools import check
 
     refuse_unused_settings("data check", settings)
-    reports = [check.check_dataset(name, load_config(config, settings).data.root) for name in names]
+    chosen = load_config(config, settings)
+    reports = [check.check_dataset(name, chosen.data.root, upright=chosen.input.exif == "apply") for name in names]
     for report in reports:
         print(report.text())
     raise typer.Exit(0 if all(report.ok for report in reports) else 1)

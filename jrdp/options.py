@@ -23,7 +23,7 @@ _USED = {
     "export": ("model", "input", "test.mask_threshold"),
     "test": ("model", "input", "test", "data.root", "data.test"),
     "bench --cost": ("model",),
-    "data check": ("data.root",),
+    "data check": ("data.root", "input.exif"),
     "data stats": ("data.root",),
     "compare detections": ("data.root",),
 }

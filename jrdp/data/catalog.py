@@ -95,7 +95,7 @@ def load_dataset(names: list[str], config: Config, training: bool):
     """The datasets `names` as one: a `CocoDataset`, or a `JoinedDataset` of several.
 
     Raises:
-        UserError: for a missing dataset or malformed annotations.
+        UserError: for a missing dataset, malformed annotations, and pictures that are not there.
     """
     from jrdp.data.coco import CocoDataset, JoinedDataset
 
@@ -103,4 +103,6 @@ def load_dataset(names: list[str], config: Config, training: bool):
         raise UserError("no dataset is named: set data.train or data.test to a list of datasets")
     places = [locate(name, config.data.root) for name in names]
     parts = [CocoDataset(place.images, place.annotations, config.input, training) for place in places]
+    for part in parts:
+        part.refuse_missing_pictures()
     return parts[0] if len(parts) == 1 else JoinedDataset(parts)

@@ -27,7 +27,7 @@ from jrdp.data.annotations import ImageEntry, ImageId, Instance, has_shape, mask
 from jrdp.data.naming import find_picture, refuse_backslashes
 from jrdp.data.rle import decode_runs
 from jrdp.data.augmentation import Look
-from jrdp.data.transforms import PreparedImage, prepare_image, read_image, resize_shape, sizes_of
+from jrdp.data.transforms import PreparedImage, exif_orientation, prepare_image, read_image, resize_shape, sizes_of
 from jrdp.errors import UserError
 from jrdp.structures import Targets
 
@@ -84,8 +84,12 @@ class CocoDataset:
         records = [record_of(images[image_id], grouped[image_id]) for image_id in sorted(images)]
         self._records = [record for record in records if record.instances or not training]
         self.left_out = len(records) - len(self._records)  # pictures without a usable instance
+        self._crowds = sum(instance.crowd for instance in annotations.instances)
+        self._unusable = len(annotations.instances) - self._crowds - sum(len(record.instances) for record in records)
         if not self._records:
             what = "no picture has a usable instance" if records else "it has no images"
+            if self._crowds:
+                what += f" (iscrowd is 1 for {self._crowds} of {len(annotations.instances)}: some programs set it for every RLE)"
             raise UserError(f"{json_path}: {what}, so there is nothing to {'train' if training else 'test'} on")
         _refuse_other_boxes(images, annotations.instances, json_path)
         if not training and not _any_mask(images, annotations.instances):
@@ -115,9 +119,29 @@ class CocoDataset:
         if photograph.size != (entry.width, entry.height):
             raise UserError(
                 f"{path} is {photograph.width}x{photograph.height}, but image {entry.id} of {self.json_path} is "
-                f"{entry.width}x{entry.height}: its annotations would not fit"
+                f"{entry.width}x{entry.height}: its annotations would not fit" + exif_hint(photograph, entry)
             )
         return prepare_image(photograph, self.input_config, flip, entry.id, look)
+
+    @property
+    def note(self) -> Optional[str]:
+        """One line about what training leaves out of the file; None where that is nothing."""
+        counts = (
+            (self.left_out, "pictures without a usable instance"),
+            (self._unusable, "instances without shape or of at most one pixel"),
+            (self._crowds, "crowds"),
+        )
+        parts = [f"{count} {what}" for count, what in counts if count]
+        return f"{self.json_path}: left out: {', '.join(parts)}" if parts else None
+
+    def refuse_missing_pictures(self) -> None:
+        """Raise `UserError` where a picture is not there: a run would find it after hours."""
+        missing = [path for path in map(self.path, range(len(self))) if not path.exists()]
+        if missing:
+            raise UserError(
+                f"{self.json_path}: {len(missing)} of {len(self)} pictures are not there, first {missing[0]}; `jrdp data "
+                "check` lists them"
+            )
 
     def path(self, index: int) -> Path:
         return find_picture(self.images_dir, self._records[index].image.file_name)
@@ -140,12 +164,26 @@ class CocoDataset:
         return list(range(len(self)))
 
 
+def exif_hint(picture: Image.Image, entry: ImageEntry) -> str:
+    """What to do where a picture has the size that its annotations have once its EXIF orientation is followed."""
+    if picture.size[::-1] != (entry.width, entry.height) or picture.info.get("turned"):
+        return ""
+    if exif_orientation(picture) < 5:
+        return " (turned by 90 degrees, and its EXIF does not say so)"
+    return " (its EXIF turns it: --set input.exif=apply follows that)"
+
+
 class JoinedDataset:
     """Several datasets one after the other, for training. Image ids may occur more than once."""
 
     def __init__(self, parts: Sequence[CocoDataset]):
         self.parts = list(parts)
         self._ends = np.cumsum([len(part) for part in self.parts]).tolist()
+
+    @property
+    def note(self) -> Optional[str]:
+        """A line for each part that training leaves something out of."""
+        return "\n".join(filter(None, (part.note for part in self.parts))) or None
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -25,7 +25,7 @@ from jrdp.data.annotations import (
     shape_bounds,
 )
 from jrdp.data.catalog import Location, locate
-from jrdp.data.coco import usable
+from jrdp.data.coco import exif_hint, usable
 from jrdp.data.folders import is_litter
 from jrdp.data.naming import backslash_hint, find_picture, has_lost_backslashes, same_name
 from jrdp.data.transforms import exif_orientation, read_image
@@ -60,8 +60,10 @@ class Report:
         return "\n".join(lines + [f"  - {line}" for line in self.problems] + [f"  note: {line}" for line in self.notes])
 
 
-def check_dataset(name: str, root: str | os.PathLike) -> Report:
+def check_dataset(name: str, root: str | os.PathLike, upright: bool = False) -> Report:
     """Check the dataset `name` (see `catalog.locate`): its json, every annotation, and every picture, decoded in full.
+
+    upright: the annotations are those of pictures turned as their EXIF orientation says (input.exif: apply).
 
     Raises:
         UserError: when the dataset is not there, or its json cannot be read as a COCO json at all.
@@ -72,7 +74,7 @@ def check_dataset(name: str, root: str | os.PathLike) -> Report:
     read = _read(data, report)
     images, instances = read.images, read.instances
     report.pictures, report.instances = len(images), len(instances)
-    _check_pictures(place, images, report)
+    _check_pictures(place, images, report, upright)
     _note_what_training_leaves_out(images, instances, report)
     with_instances = len({instance.image_id for instance in instances})
     if place.expected_pictures is not None and with_instances != place.expected_pictures:
@@ -159,7 +161,7 @@ def _instance_problems(instance: Instance, image: ImageEntry) -> list[tuple[str,
     return problems
 
 
-def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: Report) -> None:
+def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: Report, upright: bool) -> None:
     lost = [image for image in images.values() if has_lost_backslashes(place.images, image)]
     if lost:
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
@@ -167,7 +169,7 @@ def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: 
     looked_at = [image for image in images.values() if image not in lost]
     turned = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        found = threads.map(lambda image: _look_at_picture(place, image), looked_at)
+        found = threads.map(lambda image: _look_at_picture(place, image, upright), looked_at)
         for problem, has_rotation in tqdm(
             found, total=len(looked_at), desc=f"checking {place.name}", unit="picture", disable=None
         ):
@@ -175,7 +177,10 @@ def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: 
             if problem is not None:
                 report.problems.append(problem)
     if turned:
-        report.notes.append(f"{turned} pictures have an EXIF orientation, which training and testing ignore")
+        report.notes.append(
+            f"{turned} pictures have an EXIF orientation, which training and testing ignore: right for annotations in the "
+            "file's own pixels; --set input.exif=apply is for those of the turned picture"
+        )
     known = {Path(same_name(image.file_name)) for image in images.values()}
     extra = [
         path
@@ -186,22 +191,21 @@ def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: 
         report.notes.append(f"{len(extra)} files in {place.images} are not in {place.annotations}")
 
 
-def _look_at_picture(place: Location, image: ImageEntry) -> tuple[str | None, bool]:
-    """What is wrong with the picture, if anything, and whether viewers turn or mirror it."""
+def _look_at_picture(place: Location, image: ImageEntry, upright: bool) -> tuple[str | None, bool]:
+    """What is wrong with the picture, if anything, and whether it has an orientation that is not followed."""
     path = find_picture(place.images, image.file_name)
     try:
-        picture = read_image(path)
+        picture = read_image(path, upright=upright)
     except UserError as error:
         return str(error), False
-    return _size_problem(path, picture, image), exif_orientation(picture) != 1
+    return _size_problem(path, picture, image), not upright and exif_orientation(picture) != 1
 
 
 def _size_problem(path: Path, picture: Image.Image, image: ImageEntry) -> str | None:
     if picture.size == (image.width, image.height):
         return None
     problem = f"{path} is {picture.width}x{picture.height}, but image {image.id} says {image.width}x{image.height}"
-    turned = picture.size[::-1] == (image.width, image.height)
-    return problem + " (turned by 90 degrees: EXIF rotation is ignored here)" * turned
+    return problem + exif_hint(picture, image)
 
 
 def _note_what_training_leaves_out(images: dict[ImageId, ImageEntry], instances: list[Instance], report: Report) -> None:

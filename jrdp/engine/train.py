@@ -112,6 +112,9 @@ class _Run:
             self.solver.load_momentum(state.momentum)
         if distributed.is_main():
             print(f"training on {len(dataset)} pictures, {self.last} iterations of {config.solver.batch_size * config.solver.accumulate}")
+            left_out = getattr(dataset, "note", None)
+            if left_out:
+                print(left_out)
             print(note)
             write_text(out / "config.yaml", dump_config(config))
 

@@ -309,3 +309,29 @@ def test_files_of_other_programs_are_named(tmp_path, content, words):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"a.json is not a COCO json: it looks like .*{words}"):
         CocoDataset(tmp_path, path, InputConfig(), training=True)
+
+
+def test_what_is_left_out_of_training_is_said(tiny_set, make_annotation):
+    entries = tiny_set.data["annotations"]
+    entries[0]["iscrowd"] = 1
+    entries.append(make_annotation(9, 20, segmentation=[]))
+    dataset = CocoDataset(*tiny_set.write(), InputConfig(), training=True)
+    assert len(dataset) == 2 and dataset.note.endswith(
+        "left out: 1 pictures without a usable instance, 1 instances without shape or of at most one pixel, 1 crowds"
+    )
+    for entry in entries:
+        entry["iscrowd"] = 1  # as some exporters write every RLE
+    with pytest.raises(UserError, match="no picture has a usable instance .iscrowd is 1 for 4 of 4"):
+        CocoDataset(*tiny_set.write(), InputConfig(), training=True)
+
+
+def test_missing_pictures_are_found_before_the_run(tiny_set):
+    from jrdp.config import load_config
+    from jrdp.data.catalog import load_dataset
+
+    images, annotations = tiny_set.write()
+    assert load_dataset([f"{images}:{annotations}"], load_config(), training=True).note is None
+    (images / "p2.png").unlink()
+    for training in (True, False):
+        with pytest.raises(UserError, match="1 of 3 pictures are not there, first .*p2.png"):
+            load_dataset([f"{images}:{annotations}"], load_config(), training=training)

@@ -77,3 +77,25 @@ def test_check_counts_turned_pictures_of_the_same_size(tmp_path):
     write_json(tmp_path / "a.json", content)
     report = check_dataset(f"{tmp_path / 'imgs'}:{tmp_path / 'a.json'}", ".")
     assert report.ok and "1 pictures have an EXIF orientation" in report.text()
+
+
+def test_annotations_of_the_turned_picture(tmp_path):
+    """The hint names the setting, and with it the set is checked and read as it is annotated."""
+    from jrdp.config import InputConfig
+    from jrdp.data.coco import CocoDataset
+
+    (tmp_path / "imgs").mkdir()
+    save(tmp_path / "imgs" / "a.png", 6)  # 6 x 4 in the file, 4 x 6 for viewers
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 3, 0, 3, 4, 0, 4]]}
+    images = [{"id": 1, "file_name": "a.png", "width": 4, "height": 6}]
+    write_json(tmp_path / "a.json", {"images": images, "annotations": [annotation], "categories": [{"id": 1}]})
+    place = (tmp_path / "imgs", tmp_path / "a.json")
+    name = f"{place[0]}:{place[1]}"
+    assert "--set input.exif=apply" in check_dataset(name, ".").problems[0]
+    report = check_dataset(name, ".", upright=True)
+    assert report.ok and not report.notes
+    with pytest.raises(UserError, match="--set input.exif=apply"):
+        CocoDataset(*place, InputConfig(), training=True)[0]
+    assert CocoDataset(*place, InputConfig(exif="apply"), training=True)[0].image.original_size == (6, 4)
+    save(place[0] / "a.png", 1)
+    assert "its EXIF does not say so" in check_dataset(name, ".").problems[0]
