@@ -31,7 +31,7 @@ TwinDeviceOption = typer.Option(None, "--twin-device", help="Another device for 
 ThreadsOption = typer.Option(None, "--threads", min=1, help="Threads of each side; default: all cores.")
 SeedOption = typer.Option(1, "--seed", help="Seed of data order and synthetic weights.")
 DatasetOption = typer.Option([], "--dataset", help="Dataset name, images:annotations.json, or sample; repeatable.")
-PrecisionOption = typer.Option("float32", "--twin-precision", help="float32, or float64 to see the noise floor.")
+PrecisionOption = typer.Option("float32", "--twin-precision", help="float32, or float64: then the tolerances alone decide.")
 EngineOption = typer.Option("plain", "--engine", help="Jittor's for prediction: plain, or fast (CPU).")
 Tf32Option = typer.Option(False, "--tf32", help="Let both sides multiply float32 in TF32; default: exact (CUDA only).")
 ControlOption = typer.Option(

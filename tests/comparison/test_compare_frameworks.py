@@ -87,6 +87,21 @@ def test_negative_controls_are_caught(both_frameworks, picture, tmp_path, contro
     assert report_of(tmp_path / "out")["failures"][0].startswith(f"first stage over tolerance: {stage} ")
 
 
+@pytest.mark.parametrize("backbone", ["r101", "x101"])
+def test_the_larger_backbones_on_a_photograph(both_frameworks, shared, seeded, tmp_path, backbone):
+    from safetensors.numpy import save_file
+
+    save_file(seeded(backbone), str(tmp_path / "weights.safetensors"))
+    photograph = sorted((shared / "data").glob("*/imgs/*.jpg"))[200]
+    larger = Options(
+        settings=[*SMALL, f"model.backbone.name={backbone}"],
+        weights=tmp_path / "weights.safetensors",
+        twin_python=TWIN_PYTHON,
+    )
+    assert compare_layers(larger, [photograph], tmp_path / "out", print_line=silent), report_of(tmp_path / "out")["failures"]
+    assert len(report_of(tmp_path / "out")["stages"]) >= 48
+
+
 def test_speed_alternates_and_reports(both_frameworks, picture, tmp_path):
     assert compare_speed(options(), [picture], tmp_path / "out", rounds=2, print_line=silent)
     report = report_of(tmp_path / "out")

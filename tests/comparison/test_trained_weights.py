@@ -109,14 +109,3 @@ def test_against_float64_alone_the_tolerances_decide(compare, photographs):
     passed, report = compare(photographs[:1], precision="float64")
     assert passed and report["noise_floor"] is None
     assert all(stage["verdicts"][0]["theirs"] is None for stage in report["stages"])
-
-
-@pytest.mark.parametrize("backbone", ["r101", "x101"])
-def test_the_larger_backbones_on_a_photograph(pair, photographs, seeded, backbone, tmp_path):
-    from safetensors.numpy import save_file
-
-    save_file(seeded(backbone), str(tmp_path / "weights.safetensors"))
-    small = ["input.min_size=96", "input.max_size=128", f"model.backbone.name={backbone}"]
-    options = Options(settings=small, weights=tmp_path / "weights.safetensors", twin_python=TWIN_PYTHON)
-    passed = layers.compare_layers(options, photographs[1:2], tmp_path / "out", print_line=lambda line: None)
-    assert passed, json.loads((tmp_path / "out/report.json").read_text())["failures"]
