@@ -98,8 +98,10 @@ def test_the_larger_backbones_on_a_photograph(both_frameworks, shared, seeded, t
         weights=tmp_path / "weights.safetensors",
         twin_python=TWIN_PYTHON,
     )
-    assert compare_layers(larger, [photograph], tmp_path / "out", print_line=silent), report_of(tmp_path / "out")["failures"]
-    assert len(report_of(tmp_path / "out")["stages"]) >= 48
+    passed = compare_layers(larger, [photograph], tmp_path / "out", print_line=silent)
+    report = report_of(tmp_path / "out")
+    assert passed, report["failures"]
+    assert len(report["stages"]) >= 48
 
 
 def test_speed_alternates_and_reports(both_frameworks, picture, tmp_path):
