@@ -75,9 +75,14 @@ def test_no_image(kernels):
     assert not dweight.any() and not dbias.any()
 
 
-def test_another_eps_would_be_noticed(kernels):
+def test_another_eps_would_be_noticed(kernels, monkeypatch):
     given = numbers((2, 8, 5, 7), spread=0.01)
-    wrong = reference(*given, 4)[0] * 1.01
+    for eps in (0.5, 1e-3):
+        monkeypatch.setitem(globals(), "EPS", eps)
+        for found, expected in zip(run(*given, 4, kernels), reference(*given, 4)):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * max(np.abs(expected).max(), 1))
+    wrong = run(*given, 4, kernels)[0]
+    monkeypatch.undo()
     assert np.abs(run(*given, 4, kernels)[0] - wrong).max() > 1e-3
 
 
