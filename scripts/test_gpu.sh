@@ -145,7 +145,7 @@ if [ -n "$selftest" ]; then
     SOFTGPU_TOP="$top" exec "$python" -m pytest tests/softgpu/selftest "$@" </dev/null
 fi
 unset "${!SOFTGPU_@}"
-export JRDP_MEMORY_ITERATIONS="${JRDP_MEMORY_ITERATIONS:-24}"  # of tests/engine/test_memory.py; 500 on a card
+export JRDP_MEMORY_ITERATIONS="${JRDP_MEMORY_ITERATIONS:-48}"  # of tests/engine/test_memory.py; 500 on a card
 on_softgpu() { env PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" bash tests/softgpu/run.sh --top "$top" "$@" </dev/null; }
 
 say "Starting Jittor on it (the first time, it compiles itself: 5 to 10 minutes)"
