@@ -130,8 +130,8 @@ the other is about sqrt(n / k) times that of a sum in k lanes; the widest 3x3 co
 bound on luck, not on sloppiness: the ratios that were measured are in section 4. *Floor:* 16 units in the last place of float32 (2^-23), for quantities in which
 PyTorch happens to be almost exact; for boxes 16 units in the last place of a coordinate below 512. *PyTorch's distance of a stage* is the largest of
 its family, such as `cls_logits_P3` to `P7`: the same layers on five maps, of which the smallest have too few numbers to show how much rounding there is.
-*Tolerances:* a mask probability moves by up to a quarter of its logit's error, and logits reach 20 and more: a stage tolerance of 1e-4 of the largest
-logit is 5e-4 and more of a probability, so 1e-3 for masks. The others are 20 to 100 times the float32 rounding of one network with the deterministic weights.
+*Tolerances:* a mask probability moves by up to a quarter of its logit's error, and logits go beyond 10: a stage tolerance of 1e-4 of the largest
+logit is 2.5e-4 and more of a probability, before the box moves, so 1e-3 for masks. The others are 20 to 100 times the float32 rounding of one network with the deterministic weights.
 
 **Sets.** A detection is there or not, so rounding shows as a whole detection more or less where a decision was close. Such a difference is accepted only when
 `jrdp compare` finds the decisions (at most three, or those that Jittor's own head answers decide otherwise) that, taken the other way in float64, give
