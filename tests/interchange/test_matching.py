@@ -106,3 +106,37 @@ def test_strangers_and_hostile_names_give_short_messages():
     assert "no part of RDPNet" in misfit(network(), {"x" * 100_000: np.zeros(1, np.float32)})
     many = {f"name{i}" * 20: np.zeros(1, np.float32) for i in range(20_000)}
     assert "20000 unexpected" in misfit(network(), many)
+
+
+def test_three_names_are_shown_and_the_rest_counted():
+    message = misfit({name: (1,) for name in "abcde"}, {"a": np.zeros(1, np.float32)})
+    assert "4 missing (b, c, d, and 1 more)" in message
+    assert "3 missing (b, c, d)" in misfit({name: (1,) for name in "abcd"}, {"a": np.zeros(1, np.float32)})
+
+
+def test_the_file_is_named_where_there_is_one():
+    given = {"b": np.zeros(1, np.float32)}
+    assert misfit({"a": (1,)}, WeightFile(given, path="mine.pth")).startswith("mine.pth does not fit the network: ")
+    assert misfit({"a": (1,)}, WeightFile(given)).startswith("the weights does not fit the network: ")
+
+
+def test_names_of_torchvision_are_told_with_ours():
+    given = {"conv1.weight": np.ones((64, 3, 7, 7), np.float32), "fc.bias": np.zeros(1000, np.float32)}
+    matched = interchange.match({"backbone.body.stem.conv1.weight": (64, 3, 7, 7)}, given, "torchvision")
+    assert matched.used == {"conv1.weight": "backbone.body.stem.conv1.weight"} and list(matched.ignored) == ["fc.bias"]
+    assert {(row.source, row.target) for row in matched.rows} == {
+        ("conv1.weight", "backbone.body.stem.conv1.weight"), ("fc.bias", None)
+    }  # fmt: skip
+
+
+def test_a_part_is_what_has_name_and_shape():
+    given = {
+        "same": np.array([1.5, 2], np.float16), "other.shape": np.zeros(3, np.float32), "integer": np.zeros(2, np.int64),
+        "stranger": np.zeros(1, np.float32),
+    }  # fmt: skip
+    part = interchange.match_part({"same": (2,), "other.shape": (2,), "integer": (2,), "absent": (1,)}, WeightFile(given))
+    assert list(part.tensors) == ["same"] and part.tensors["same"].dtype == np.float32
+    assert part.tensors["same"].tolist() == [1.5, 2]
+    assert part.missing == ["absent"] and part.misshaped == ["other.shape", "integer"] and part.unused == ["stranger"]
+    with pytest.raises(UserError, match="the weights: no tensor has the name and shape"):
+        interchange.match_part({"absent": (1,)}, WeightFile(given))
