@@ -156,7 +156,7 @@ class JittorBackend:
             "pyramid": lambda: fpn(c3, c4, c5),
             "dense pyramid": lambda: fpn.enhance(plain),
             "head": lambda: head(levels),
-            "boxes": lambda: decode_vars(*answers, self.batch.sizes, self.config.model.fcos),
+            "boxes": lambda: decode_vars(*answers[:3], self.batch.sizes, self.config.model.fcos),
             "masks": lambda: masks(levels, rois),
             "network": network,
             "detect": lambda: model.detect(self.batch),

@@ -83,14 +83,15 @@ def training_steps(
                 for part in range(parts):
                     batch, targets = batches.take()
                     losses = _forward_and_backward(network, solver, batch, targets, factor / parts)
-                    if jt.flags.use_cuda:
-                        _launch(losses, solver)
-                        if iteration < last or part < parts - 1:
-                            batches.prepare()
-                    found.append(_values(losses, batch.image_ids, iteration))
+                    told = _launch(losses, solver) if jt.flags.use_cuda else None
+                    if jt.flags.use_cuda and (iteration < last or part < parts - 1):
+                        batches.prepare()
+                    values, broken = _read(losses, solver, told)
+                    found.append(_finite(values, batch.image_ids, iteration))
                     pictures += batch.image_ids
                 solver.scale(1 / factor)
-                skipped = _overflowed(solver, scale, pictures, iteration)
+                broken = solver.broken_gradients() if broken is None else broken
+                skipped = _overflowed(broken, scale, pictures, iteration)
                 if config.solver.clip_norm is not None and not skipped:
                     solver.clip(config.solver.clip_norm)
                 rate = solver.rate(iteration) if skipped else solver.step(iteration)
@@ -107,14 +108,30 @@ def _forward_and_backward(network, solver: Solver, batch, targets, factor: float
     return {"loss": loss, **losses}
 
 
-def _launch(losses: dict[str, jt.Var], solver: Solver) -> None:
-    """Start the GPU on losses and gradients, which Jittor would put off until they are read, without waiting for it."""
-    jt.sync([*losses.values(), *solver.gradients().values()], False)
+def _launch(losses: dict[str, jt.Var], solver: Solver) -> jt.Var:
+    """Start the GPU on losses and gradients, which Jittor would put off until they are read, without waiting for it.
+
+    Returns:
+        The report on them that `_read` reads.
+    """
+    told = solver.report(list(losses.values()))
+    jt.sync([told], False)
+    return told
 
 
-def _values(losses: dict[str, jt.Var], pictures: list, iteration: int) -> dict[str, float]:
-    """The losses as floats, means over the ranks; raises `UserError` when one is not finite."""
-    values = distributed.mean_over_ranks({name: value.item() for name, value in losses.items()})
+def _read(
+    losses: dict[str, jt.Var], solver: Solver, told: Optional[jt.Var]
+) -> tuple[dict[str, float], Optional[list[str]]]:
+    """The losses as floats; on a GPU also which gradients are not finite, since both come in one piece: one wait."""
+    if told is None:
+        return {name: value.item() for name, value in losses.items()}, None
+    values, broken = solver.read_report(told)
+    return dict(zip(losses, values)), broken
+
+
+def _finite(values: dict[str, float], pictures: list, iteration: int) -> dict[str, float]:
+    """The means of the losses over the ranks; raises `UserError` when one is not finite."""
+    values = distributed.mean_over_ranks(values)
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
         raise UserError(
@@ -128,13 +145,12 @@ def _mean(values: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(each[name] for each in values) / len(values) for name in values[0]}
 
 
-def _overflowed(solver: Solver, scale: Optional[LossScale], pictures: list, iteration: int) -> bool:
-    """Whether a step has to be skipped, which the loss scale then follows.
+def _overflowed(broken: list[str], scale: Optional[LossScale], pictures: list, iteration: int) -> bool:
+    """Whether a step has to be skipped because gradients are not finite, those named; the loss scale follows.
 
     Raises `UserError` when a gradient is not finite and the scale does not follow: a step would put it into weights,
     momentum and checkpoint.
     """
-    broken = solver.broken_gradients()
     if scale is not None:
         scale.overflowed() if broken else scale.went_well()
         return bool(broken)

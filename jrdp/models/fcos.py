@@ -8,16 +8,16 @@ A box is regressed as its distances (left, top, right, bottom) from the location
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import jittor as jt
 import numpy as np
 from jittor import nn
 
 from jrdp.models.fcos_targets import LocationTargets
-from jrdp.models.layers import Conv, GroupNorm, ReLU, Stages, keep, per_channel, small_normal
+from jrdp.models.layers import Conv, ConvNormReLU, GroupNorm, ReLU, Stages, keep, note_relu, per_channel, relus_are_watched, small_normal
 from jrdp.models.shapes import LEVELS, SCALES, TOWER_DEPTH
-from jrdp.ops import join
+from jrdp.ops import canvas, constant, join
 
 PRIOR = 0.01  # what the untrained head answers everywhere (focal loss, Lin et al., 2017)
 FOCAL_ALPHA = 0.25
@@ -30,6 +30,9 @@ class HeadOutput(NamedTuple):
     logits: list[jt.Var]  # [N, 1, H, W], salient or not, before the sigmoid
     distances: list[jt.Var]  # [N, 4, H, W], positive, network pixels
     centerness: list[jt.Var]  # [N, 1, H, W], before the sigmoid
+    # All levels together, logits [N, 1, L], distances [N, 4, L], centerness [N, 1, L], where they were computed so: then
+    # gradients go through these.
+    together: Optional[tuple[jt.Var, jt.Var, jt.Var]] = None
 
 
 class Scale(nn.Module):
@@ -42,9 +45,9 @@ class Scale(nn.Module):
         return x * per_channel(self.scale.broadcast([x.shape[1]]), x)
 
 
-def tower(in_channels: int, channels: int) -> nn.Sequential:
+def tower(in_channels: int, channels: int) -> ConvNormReLU:
     """Four times 3x3 convolution, group norm, ReLU."""
-    layers = nn.Sequential()
+    layers = ConvNormReLU()
     for k in range(TOWER_DEPTH):
         layers.append(Conv(channels if k else in_channels, channels, 3, init=small_normal))
         layers.append(GroupNorm(channels))
@@ -56,6 +59,7 @@ class FcosHead(nn.Module):
     """P'3..P'7 `[N, in_channels, H, W]` -> `HeadOutput`. Centerness comes from the classification tower.
 
     Six scales exist and five are used: the sixth is in every released checkpoint (`state.UNUSED_PARAMETERS`).
+    On a GPU all levels lie on one canvas, and each layer is one launch instead of five.
     """
 
     def __init__(self, in_channels: int, channels: int):
@@ -68,14 +72,43 @@ class FcosHead(nn.Module):
         self.scales = nn.Sequential(*[Scale() for _ in range(SCALES)])
 
     def execute(self, features: list[jt.Var], stages: Stages = None) -> HeadOutput:
-        output = HeadOutput([], [], [])
-        for level, x, scale in zip(LEVELS, features, self.scales):
-            cls, box = self.cls_tower(x), self.bbox_tower(x)
-            output.logits.append(keep(stages, f"cls_logits_P{level}", self.cls_logits(cls)))
-            distances = jt.exp(scale(self.bbox_pred(box)))
-            output.distances.append(keep(stages, f"bbox_reg_P{level}", distances))
-            output.centerness.append(keep(stages, f"centerness_P{level}", self.centerness(cls)))
+        output = self._on_canvas(features) if jt.flags.use_cuda else self._level_by_level(features)
+        for level, logits, distances, centerness in zip(LEVELS, *output[:3]):
+            keep(stages, f"cls_logits_P{level}", logits)
+            keep(stages, f"bbox_reg_P{level}", distances)
+            keep(stages, f"centerness_P{level}", centerness)
         return output
+
+    def _level_by_level(self, features: list[jt.Var]) -> HeadOutput:
+        output = HeadOutput([], [], [])
+        for x, scale in zip(features, self.scales):
+            cls, box = self.cls_tower(x), self.bbox_tower(x)
+            output.logits.append(self.cls_logits(cls))
+            output.distances.append(jt.exp(scale(self.bbox_pred(box))))
+            output.centerness.append(self.centerness(cls))
+        return output
+
+    def _on_canvas(self, features: list[jt.Var]) -> HeadOutput:
+        layout = canvas.Layout.of([tuple(x.shape[2:]) for x in features])
+        placed = canvas.place([x.float32() for x in features], layout)
+        towers = self._tower(self.cls_tower, placed, layout), self._tower(self.bbox_tower, placed, layout)
+        for level in range(len(features) if relus_are_watched() else 0):  # in the order of `_level_by_level`
+            for x in (*towers[0], *towers[1]):
+                note_relu(layout.level(x, level))
+        cls, box = towers[0][-1], towers[1][-1]
+        last = (self.cls_logits, cls), (self.bbox_pred, box), (self.centerness, cls)
+        said = [conv.without_bias(x) for conv, x in last]
+        scales = [scale.scale for scale, _ in zip(self.scales, features)]
+        return HeadOutput(*canvas.answers(*said, [conv.bias for conv, _ in last], scales, layout))
+
+    @staticmethod
+    def _tower(layers: ConvNormReLU, x: jt.Var, layout: canvas.Layout) -> list[jt.Var]:
+        """What each of its layers gives."""
+        given = []
+        for conv, norm in layers.pairs():
+            x = canvas.norm_relu(conv.without_bias(x), conv.bias, norm.weight, norm.bias, norm.groups, norm.eps, layout)
+            given.append(x)
+        return given
 
 
 class LossCounts(NamedTuple):
@@ -94,9 +127,8 @@ def fcos_losses(output: HeadOutput, targets: LocationTargets, counts: LossCounts
     is weighted by the centerness target; the centerness loss is the mean over positives. Without a positive the last
     two are zero. Sums run over every location with a weight, so that shapes do not depend on the ground truth.
     """
-    logits = select(flatten(output.logits), 0)  # [N, L]
-    distances = flatten(output.distances)  # [N, 4, L]
-    centerness = select(flatten(output.centerness), 0)  # [N, L]
+    logits, distances, centerness = output.together or [flatten(levels) for levels in output[:3]]
+    logits, centerness = select(logits, 0), select(centerness, 0)  # [N, L]; distances [N, 4, L]
     positive = jt.array(targets.positive.astype(np.float32))  # [N, L]
     weight = jt.array(targets.centerness)  # [N, L], zero where not positive
 
@@ -126,7 +158,7 @@ def select(x: jt.Var, channel: int) -> jt.Var:
 
 def variable(number: float) -> jt.Var:
     """A `[1]` float32 that no kernel is compiled for, as Jittor does for 0, 1 and 2 when they are given as they are."""
-    return jt.array(np.array([number, 0], np.float32)).sum()
+    return constant(number)
 
 
 def total(x: jt.Var) -> jt.Var:

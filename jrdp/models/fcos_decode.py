@@ -11,7 +11,8 @@ from jrdp import boxes as box_ops
 from jrdp.config import FcosConfig
 from jrdp.models.fcos_targets import locations
 from jrdp.models.shapes import STRIDES
-from jrdp.ops import Limits, decode_on_device, nms
+from jrdp.models.transfer import fetch
+from jrdp.ops import Limits, decode_on_device, found_in, nms
 
 
 class Detections(NamedTuple):
@@ -57,9 +58,8 @@ def decode_vars(
         levels = len(logits)
         return decode(values[:levels], values[levels : 2 * levels], values[2 * levels :], sizes, config)
     answers = [[level.float32() for level in levels] for levels in (logits, distances, centerness)]
-    boxes, scores, status = jt.fetch_sync(
-        list(decode_on_device(*answers, STRIDES[: len(logits)], np.array(sizes), limits_of(config)))
-    )
+    found = decode_on_device(*answers, STRIDES[: len(logits)], np.array(sizes), limits_of(config))
+    boxes, scores, status = found_in(fetch(found), len(sizes))
     broken = np.flatnonzero(status[:, 1] >= 0)
     if len(broken):
         raise ValueError(f"boxes: box {status[broken[0], 1]} of image {broken[0]} or its score is not finite")

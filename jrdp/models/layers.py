@@ -18,7 +18,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jrdp.ops import group_norm
+from jrdp.ops import frozen_norm, group_norm
 
 Init = Callable[[tuple], np.ndarray]
 Stages = Optional[Dict[str, jt.Var]]
@@ -69,8 +69,14 @@ class Conv(nn.Module):
     def execute(self, x: jt.Var) -> jt.Var:
         if not self.in_float16:
             return nn.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
-        y = nn.conv2d(x.float16(), self.weight.float16(), None, self.stride, self.padding, 1, self.groups).float32()
+        y = self.without_bias(x)
         return y if self.bias is None else y + self.bias.broadcast(y, [0, 2, 3])
+
+    def without_bias(self, x: jt.Var) -> jt.Var:
+        """The same less the bias, for whoever adds it together with something else."""
+        x, weight = (x.float16(), self.weight.float16()) if self.in_float16 else (x, self.weight)
+        y = nn.conv2d(x, weight, None, self.stride, self.padding, 1, self.groups)
+        return y.float32() if self.in_float16 else y
 
 
 def use_half_convolutions(network: nn.Module, half: bool = True) -> None:
@@ -98,14 +104,21 @@ class FrozenBatchNorm(nn.Module):
         self.running_mean = jt.array(np.zeros(channels, np.float32)).stop_grad()
         self.running_var = jt.array(np.ones(channels, np.float32)).stop_grad()
 
-    def execute(self, x: jt.Var) -> jt.Var:
+    def execute(self, x: jt.Var, add: Optional[jt.Var] = None, rectify: bool = False) -> jt.Var:
+        """`[N, C, H, W]`; then `add` is added, then a ReLU where `rectify` is set."""
         if self.measuring:
             values = x.numpy()
             self.running_mean.assign(values.mean((0, 2, 3)))
             self.running_var.assign(values.var((0, 2, 3)) + np.float32(1e-5))  # a dead channel has none
+        if jt.flags.use_cuda:  # one launch; on a CPU Jittor makes one loop of what follows
+            constants = self.weight, self.bias, self.running_mean, self.running_var
+            y = frozen_norm(x, *constants, add, rectify)
+            return note_relu(y) if rectify else y
         scale = self.weight / jt.sqrt(self.running_var)
         shift = self.bias - self.running_mean * scale
-        return x * per_channel(scale, x) + per_channel(shift, x)
+        y = x * per_channel(scale, x) + per_channel(shift, x)
+        y = y if add is None else y + add
+        return relu(y) if rectify else y
 
 
 class GroupNorm(nn.Module):
@@ -116,8 +129,10 @@ class GroupNorm(nn.Module):
         self.weight = jt.array(np.ones(channels, np.float32))
         self.bias = jt.array(np.zeros(channels, np.float32))
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        return group_norm(x, self.weight, self.bias, self.groups, self.eps)
+    def execute(self, x: jt.Var, rectify: bool = False) -> jt.Var:
+        """`[N, C, H, W]`, with a ReLU behind it where `rectify` is set."""
+        y = group_norm(x, self.weight, self.bias, self.groups, self.eps, relu=rectify)
+        return note_relu(y) if rectify else y
 
 
 def per_channel(values: jt.Var, x: jt.Var) -> jt.Var:
@@ -127,7 +142,15 @@ def per_channel(values: jt.Var, x: jt.Var) -> jt.Var:
 
 def relu(x: jt.Var) -> jt.Var:
     """max(x, 0) of `[N, C, H, W]`, C > 1. Jittor's own compares with a scalar, stretched another way when W is 1."""
-    y = x * (x > per_channel(jt.zeros([x.shape[1]]), x))
+    return note_relu(x * (x > per_channel(jt.zeros([x.shape[1]]), x)))
+
+
+def relus_are_watched() -> bool:
+    return bool(_watchers)
+
+
+def note_relu(y: jt.Var) -> jt.Var:
+    """Show `y`, what a ReLU gave, to those who watch; returns it."""
     for seen in _watchers:
         seen.append(y)
     return y
@@ -151,6 +174,20 @@ def watching_relus() -> Iterator[List[jt.Var]]:
 class ReLU(nn.Module):
     def execute(self, x: jt.Var) -> jt.Var:
         return relu(x)
+
+
+class ConvNormReLU(nn.Sequential):
+    """Convolution, group norm, ReLU, once or several times; norm and ReLU are one operator."""
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        for conv, norm in self.pairs():
+            x = norm(conv(x), rectify=True)
+        return x
+
+    def pairs(self) -> list[tuple[Conv, GroupNorm]]:
+        """Each convolution with its norm, in order."""
+        layers = list(self.layers.values())
+        return list(zip(layers[::3], layers[1::3]))
 
 
 def bilinear(x: jt.Var, size: tuple[int, int]) -> jt.Var:

@@ -12,7 +12,7 @@ import numpy as np
 from jittor import nn
 
 from jrdp import boxes as box_ops
-from jrdp.models.layers import Conv, GroupNorm, ReLU, Stages, bilinear, kaiming_normal_fan_out, keep, relu
+from jrdp.models.layers import Conv, ConvNormReLU, GroupNorm, ReLU, Stages, bilinear, kaiming_normal_fan_out, keep, relu
 from jrdp.models.shapes import (
     DECODER_CHANNELS,
     MASK_CHANNELS,
@@ -47,8 +47,8 @@ class MaskHead(nn.Module):
         return keep(stages, "mask_logits", self.predictor(self.feature_extractor(features, rois, stages)))
 
 
-def conv_norm_relu(in_channels: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(
+def conv_norm_relu(in_channels: int, kernel: int) -> ConvNormReLU:
+    return ConvNormReLU(
         Conv(in_channels, DECODER_CHANNELS, kernel, bias=False, init=kaiming_normal_fan_out),
         GroupNorm(DECODER_CHANNELS),
         ReLU(),

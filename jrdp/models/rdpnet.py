@@ -21,6 +21,8 @@ from jrdp.models.mask_decoder import MaskHead
 from jrdp.models.own_parts import modal_parts, set_training, takes_stages
 from jrdp.models.pyramid import build_pyramid
 from jrdp.models.shapes import SALIENT, STRIDES
+from jrdp.models.state import named_tensors
+from jrdp.models.transfer import fetch, made_on_host
 from jrdp.structures import ImageBatch, Instances, Targets
 
 MATCH_IOU = 0.5  # a proposal that overlaps a ground-truth box this much learns its mask
@@ -66,12 +68,14 @@ class RDPNet(nn.Module):
 
     def __init__(self, config: ModelConfig):
         self.config = config
-        body = build_body(config.backbone)
-        fpn = build_pyramid(config.pyramid, body.out_channels[-3:])
-        self._modal = modal_parts(body, fpn)  # of one's own; none of ours differs between training and prediction
-        self.backbone = Backbone(body, fpn)
-        self.rpn = Rpn(FcosHead(fpn.channels, config.fcos.channels))
-        self.roi_heads = RoiHeads(MaskHead(fpn.channels, config.mask.head))
+        with made_on_host() as made:
+            body = build_body(config.backbone)
+            fpn = build_pyramid(config.pyramid, body.out_channels[-3:])
+            self._modal = modal_parts(body, fpn)  # of one's own; none of ours differs between training and prediction
+            self.backbone = Backbone(body, fpn)
+            self.rpn = Rpn(FcosHead(fpn.channels, config.fcos.channels))
+            self.roi_heads = RoiHeads(MaskHead(fpn.channels, config.mask.head))
+            made += named_tensors(self).values()
 
     def execute(
         self,
@@ -124,7 +128,7 @@ class RDPNet(nn.Module):
             logits = self.roi_heads.mask(features, jt.array(rois), stages)
             probabilities = np.zeros((0, *logits.shape[2:]), np.float32)
             if len(rois):
-                probabilities = jt.sigmoid(logits[:, SALIENT]).numpy()
+                probabilities = fetch(jt.sigmoid(logits[:, SALIENT]))
         instances, start = [], 0
         for detections, size in zip(found, batch.sizes):
             end = start + len(detections.boxes)
@@ -154,7 +158,7 @@ class RDPNet(nn.Module):
         return jt.array(np.ascontiguousarray(batch.images, np.float32))
 
     def _detections(self, output: HeadOutput, batch: ImageBatch) -> list[Detections]:
-        return decode_vars(*output, batch.sizes, self.config.fcos)
+        return decode_vars(*output[:3], batch.sizes, self.config.fcos)
 
     def mask_targets(self, found: list[Detections], targets: list[Targets]) -> tuple[np.ndarray, np.ndarray]:
         """The RoIs `[P, 5]` that learn a mask and the masks, 0 or 1, `[P, M, M]`.

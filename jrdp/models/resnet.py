@@ -5,7 +5,7 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
-from jrdp.models.layers import Conv, FrozenBatchNorm, Stages, keep, relu
+from jrdp.models.layers import Conv, FrozenBatchNorm, Stages, keep
 from jrdp.models.shapes import BODY_CHANNELS, STEM_CHANNELS
 
 class Stem(nn.Module):
@@ -16,7 +16,7 @@ class Stem(nn.Module):
         self.bn1 = FrozenBatchNorm(STEM_CHANNELS)
 
     def execute(self, images: jt.Var) -> jt.Var:
-        x = relu(self.bn1(self.conv1(images)))
+        x = self.bn1(self.conv1(images), rectify=True)
         return nn.max_pool2d(x, 3, 2, 1)
 
 
@@ -42,9 +42,9 @@ class Bottleneck(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = relu(self.bn1(self.conv1(x)))
-        x = relu(self.bn2(self.conv2(x)))
-        return relu(self.bn3(self.conv3(x)) + shortcut)
+        x = self.bn1(self.conv1(x), rectify=True)
+        x = self.bn2(self.conv2(x), rectify=True)
+        return self.bn3(self.conv3(x), add=shortcut, rectify=True)
 
 
 class ResNet(nn.Module):

@@ -11,6 +11,7 @@ from jittor import nn
 
 from jrdp.errors import UserError
 from jrdp.models.layers import FrozenBatchNorm
+from jrdp.models.transfer import made_on_host, to_gpu
 
 # In every released checkpoint and in the optimizer's groups, but used by no level: it never gets a gradient, and so no
 # weight decay either, and stays at what it was.
@@ -71,11 +72,14 @@ def assign_state(model: nn.Module, state: dict[str, np.ndarray]) -> None:
     ]
     if problems:
         raise UserError("the weights do not fit the network: " + "; ".join(problems))
-    for name, tensor in tensors.items():
-        frozen = tensor.is_stop_grad()
-        tensor.assign(np.array(state[name], np.float32))
-        # Jittor also freezes what is assigned under no_grad.
-        tensor.stop_grad() if frozen else tensor.start_grad()
+    with made_on_host() as made:
+        for name, tensor in tensors.items():
+            frozen = tensor.is_stop_grad()
+            tensor.assign(np.array(state[name], np.float32))
+            # Jittor also freezes what is assigned under no_grad.
+            tensor.stop_grad() if frozen else tensor.start_grad()
+            made.append(tensor)
+    to_gpu(made)
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, jt.Var, nn.Module]]:

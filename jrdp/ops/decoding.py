@@ -32,7 +32,7 @@ def decode_on_device(
     sizes: np.ndarray,
     limits: Limits,
     kernels: Kernels = KERNELS,
-) -> tuple:
+) -> jt.Var:
     """What `fcos_decode.decode` finds, without waiting for the device; CUDA only.
 
     Args:
@@ -42,10 +42,7 @@ def decode_on_device(
         sizes: int [N, 2], (height, width) of each image, to which boxes are clipped.
 
     Returns:
-        boxes: Var [N, C, 4] float32, C = sum over the levels of min(H * W, limits.per_level).
-        scores: Var [N, C] float32; equal scores share their fate, so more than `per_image` may stay.
-        status: Var [N, 2] int32: how many of them each image has, and the first candidate that is not finite or -1
-            (then it has none).
+        Var float32 of one dimension, to be fetched and taken apart by `found_in`.
 
     Raises:
         ValueError: wrong shapes or dtypes, or too many levels.
@@ -60,9 +57,7 @@ def decode_on_device(
     capacity = sum(min(area, limits.per_level) for area in areas)
     words = (capacity + 63) // 64
     shapes = {  # in the order of `decode_run`'s arguments
-        "boxes": [images, capacity, 4],
-        "scores": [images, capacity],
-        "status": [images, 2],
+        "found": [images * (5 * capacity + 2)],  # all boxes, all scores, all status
         "answers": [2, images, sum(areas)],
         "candidates": [images, capacity, 5],
         "sorted": [images, capacity, 5],
@@ -73,23 +68,37 @@ def decode_on_device(
         "flags": [images, capacity],
         "mask": [images, (capacity + 1) * words * 2],
     }
-    integers = {"status", "largest", "counts", "keep", "order", "flags", "mask"}
+    integers = {"largest", "counts", "keep", "order", "flags", "mask"}
     data = {
         "threshold": limits.threshold,
         "per_level": limits.per_level,
         "overlap": limits.iou_threshold,
         "per_image": limits.per_image,
         "capacity": capacity,
+        "places": capacity,
         **{f"stride{level}": stride for level, stride in enumerate(strides)},
     }
-    boxes, scores, status, *_ = kernels.run(
+    found, *_ = kernels.run(
         _source(levels, len(shapes)),
         [jt.array(sizes), *logits, *distances, *centerness],
         list(shapes.values()),
         ["int32" if name in integers else "float32" for name in shapes],
         data,
     )
-    return boxes, scores, status
+    return found
+
+
+def found_in(values: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `decode_on_device` found in N images, fetched.
+
+    Returns:
+        boxes: [N, C, 4] float32, C = sum over the levels of min(H * W, limits.per_level).
+        scores: [N, C] float32; equal scores share their fate, so more than `per_image` may stay.
+        status: [N, 2] int32: how many of them each image has, and the first candidate that is not finite or -1
+            (then it has none).
+    """
+    boxes, scores, status = np.split(values, np.array([4, 5]) * ((len(values) - 2 * images) // 5))
+    return boxes.reshape(images, -1, 4), scores.reshape(images, -1), status.view(np.int32).reshape(images, 2)
 
 
 def _source(levels: int, outputs: int) -> str:
@@ -101,10 +110,11 @@ def _source(levels: int, outputs: int) -> str:
             f"decode_add_level(levels, {logit}_p, {distance}_p, {center}_p, {logit}_shape2, {logit}_shape3, "
             f'data["stride{level}"]);'
         )
-    pointers = ", ".join(f"out{index}_p" for index in range(outputs))
+    pointers = ", ".join(f"out{index}_p" for index in range(1, outputs))
+    lines.append('const size_t places = (size_t)in0_shape0 * (size_t)data["places"];')
     lines.append(
         'decode_run(levels, in0_p, data["threshold"], (int)data["per_level"], data["overlap"], '
-        f'(int)data["per_image"], (int)data["capacity"], {pointers});'
+        f'(int)data["per_image"], (int)data["capacity"], out0_p, out0_p + 4 * places, (int*)(out0_p + 5 * places), {pointers});'
     )
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ import jittor as jt
 
 from .compile import Kernels
 
-MAX_PARTS = 5
+MAX_PARTS = 5  # kJoinParts in kernels/join_parts.h
 KERNELS = Kernels(cpu="join.h", cuda="join.cuh")
 
 
@@ -54,13 +54,14 @@ class _Join(jt.Function):
 
 
 def _copies(whole: str, part: str, to_whole: bool) -> str:
-    """C++ that goes through the parts and copies each into its columns of the whole, or out of them."""
-    lines = ['const int parts = (int)data["parts"];', "long at = 0;"]
+    """C++ that copies each part into its columns of the whole, or out of them."""
+    lines = [
+        'const int count = (int)data["parts"];',
+        f"JoinParts<{whole}0_type> parts = join_parts<{whole}0_type>({whole}0_shape0, {whole}0_shape1);",
+    ]
     for k in range(MAX_PARTS):
-        one, width, rows = f"{part}{k}_p", f"{part}{k}_shape1", f"{part}{k}_shape0"
-        columns = f"{whole}0_p + at, {whole}0_shape1"
-        both = f"{columns}, {one}, {width}" if to_whole else f"{one}, {width}, {columns}"
-        lines.append(f"if (parts > {k}) {{ join_copy({both}, {width}, {rows}); at += {width}; }}")
+        lines.append(f"if (count > {k}) join_add(parts, ({whole}0_type*){part}{k}_p, {part}{k}_shape1);")
+    lines.append(f"join_copy<{str(to_whole).lower()}>(parts, ({whole}0_type*){whole}0_p);")
     return "\n".join(lines)
 
 

@@ -71,6 +71,25 @@ def test_steps_equal_sgd_written_out(config):
     assert rates == pytest.approx([0.1 / 3, 0.1, 0.01])
 
 
+@pytest.mark.gpu
+def test_steps_on_a_gpu_equal_sgd_written_out(config):
+    values, slopes, _, _ = quadratic(0)
+    with jt.flag_scope(use_cuda=1):
+        _, _, parameters, loss = quadratic(0)
+        solver = Solver(parameters, config)
+        for iteration in (1, 2, 3):
+            solver.backward(loss())
+            total, broken = solver.read_report(solver.report([loss()]))
+            assert broken == [] and total == [pytest.approx(float(loss().item()), rel=1e-5)]
+            solver.step(iteration)
+        wanted, momentum = reference(values, slopes, config, (1, 2, 3))
+        for name in values:
+            np.testing.assert_allclose(parameters[name].numpy(), wanted[name], rtol=1e-5)
+            np.testing.assert_allclose(solver.momentum()[name], momentum[name], rtol=1e-5)
+        solver.backward(loss() * float("inf"))
+        assert set(solver.read_report(solver.report([loss()]))[1]) == set(values)
+
+
 def test_a_scaled_loss_gives_the_same_bits(config):
     _, _, parameters, loss = quadratic(7)
     solver = Solver(parameters, config)

@@ -3,7 +3,7 @@
 import jittor as jt
 import numpy as np
 
-from jrdp.models.layers import ReLU, relu, watching_relus
+from jrdp.models.layers import Conv, ConvNormReLU, FrozenBatchNorm, GroupNorm, ReLU, relu, watching_relus
 
 
 def test_outputs_are_seen_in_order_while_the_block_runs():
@@ -33,3 +33,18 @@ def test_watchers_nest_and_leave_nothing_behind():
     except KeyError:
         relu(x)
     assert broken == []
+
+
+def test_relus_within_other_operators_are_seen():
+    random = np.random.default_rng(6)
+    x = jt.array(random.standard_normal((2, 4, 5, 6)).astype(np.float32))
+    block, norm = ConvNormReLU(Conv(4, 8, 3), GroupNorm(8, 2), ReLU()), FrozenBatchNorm(4)
+    with watching_relus() as seen:
+        first, second = block(x), norm(x, add=x, rectify=True)
+        norm(x)
+        block[1](first)
+    assert len(seen) == 2
+    assert np.array_equal(seen[0].numpy(), first.numpy()) and np.array_equal(seen[1].numpy(), second.numpy())
+    np.testing.assert_allclose(second.numpy(), np.maximum(2 * x.numpy(), 0), atol=1e-6)
+    plain = block[2](block[1](block[0](x))).numpy()
+    np.testing.assert_allclose(first.numpy(), plain, atol=1e-6)

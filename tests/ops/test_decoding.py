@@ -7,13 +7,13 @@ import pytest
 from jrdp.config import FcosConfig
 from jrdp.models.fcos_decode import decode, limits_of
 from jrdp.models.shapes import STRIDES
-from jrdp.ops import decode_on_device, decoding
+from jrdp.ops import decode_on_device, decoding, found_in
 
 
 def decode_through_the_shim(logits, distances, centerness, sizes, config):
     levels = [[jt.array(level) for level in levels] for levels in (logits, distances, centerness)]
     found = decode_on_device(*levels, STRIDES[: len(logits)], sizes, limits_of(config), decoding.KERNELS.shimmed())
-    boxes, scores, status = (value.numpy() for value in found)
+    boxes, scores, status = found_in(found.numpy(), len(sizes))
     assert (status[:, 1] == -1).all()
     return [(boxes[image, :count], scores[image, :count]) for image, count in enumerate(status[:, 0])]
 
@@ -103,7 +103,7 @@ def test_extreme_answers(value):
         return
     levels = [[jt.array(level) for level in levels] for levels in (logits, distances, centerness)]
     found = decode_on_device(*levels, STRIDES, [(160, 192)] * 2, limits_of(config), decoding.KERNELS.shimmed())
-    status = found[2].numpy()
+    status = found_in(found.numpy(), 2)[2]
     assert status[0, 0] == 0 and status[0, 1] > 0 and status[1, 1] == -1 and status[1, 0] > 0
 
 

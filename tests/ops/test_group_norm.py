@@ -10,7 +10,7 @@ from jrdp.ops.normalization import KERNELS
 EPS = 1e-5
 
 
-def reference(x, weight, bias, dy, groups):
+def reference(x, weight, bias, dy, groups, relu=False):
     """The result and the three gradients of sum(dy * y), in float64."""
     x, weight, bias, dy = (array.astype(np.float64) for array in (x, weight, bias, dy))
     n, c, h, w = x.shape
@@ -20,15 +20,17 @@ def reference(x, weight, bias, dy, groups):
     normal = ((split - mean) * scale).reshape(x.shape)
     per_channel = (slice(None), None, None)
     y = normal * weight[per_channel] + bias[per_channel]
+    if relu:
+        dy, y = np.where(y > 0, dy, 0), np.maximum(y, 0)
     given = (dy * weight[per_channel]).reshape(n, groups, -1)
     along = normal.reshape(n, groups, -1)
     dx = scale * (given - given.mean(axis=2, keepdims=True) - along * (given * along).mean(axis=2, keepdims=True))
     return y, dx.reshape(x.shape), (dy * normal).sum((0, 2, 3)), dy.sum((0, 2, 3))
 
 
-def run(x, weight, bias, dy, groups, kernels):
+def run(x, weight, bias, dy, groups, kernels, relu=False):
     variables = [jt.array(array) for array in (x, weight, bias)]
-    y = group_norm(*variables, groups, EPS, kernels)
+    y = group_norm(*variables, groups, EPS, kernels, relu)
     gradients = jt.grad((y * jt.array(dy)).sum(), variables)
     return [value.numpy() for value in (y, *gradients)]
 
@@ -40,17 +42,19 @@ def numbers(shape, mean=0.0, spread=1.0):
     return x, weight, bias, random.standard_normal(shape).astype(np.float32)
 
 
-@pytest.fixture(params=["cpu", "shim"])
+@pytest.fixture(params=["cpu", "shim", pytest.param("cuda", marks=pytest.mark.gpu)])
 def kernels(request):
-    return KERNELS if request.param == "cpu" else KERNELS.shimmed()
+    with jt.flag_scope(use_cuda=int(request.param == "cuda")):
+        yield KERNELS.shimmed() if request.param == "shim" else KERNELS
 
 
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize(
     "shape, groups", [((2, 8, 5, 7), 4), ((1, 32, 1, 1), 8), ((3, 6, 1, 9), 1), ((2, 5, 3, 3), 5), ((1, 4, 40, 33), 2)]
 )
-def test_equals_the_reference(shape, groups, kernels):
+def test_equals_the_reference(shape, groups, kernels, relu):
     given = numbers(shape)
-    for found, expected in zip(run(*given, groups, kernels), reference(*given, groups)):
+    for found, expected in zip(run(*given, groups, kernels, relu), reference(*given, groups, relu)):
         np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * max(np.abs(expected).max(), 1))
 
 
@@ -84,6 +88,13 @@ def test_another_eps_would_be_noticed(kernels, monkeypatch):
     wrong = run(*given, 4, kernels)[0]
     monkeypatch.undo()
     assert np.abs(run(*given, 4, kernels)[0] - wrong).max() > 1e-3
+
+
+def test_what_is_not_a_number_stays_so_behind_the_relu(kernels):
+    x, weight, bias, dy = numbers((2, 4, 3, 3))
+    x[1, 0, 0, 0] = np.nan
+    y = run(x, weight, bias, dy, 2, kernels, relu=True)[0]
+    assert np.isnan(y[1, :2]).all() and np.isfinite(y[0]).all() and np.isfinite(y[1, 2:]).all()
 
 
 def test_bad_arguments():

@@ -124,10 +124,36 @@ ENTRY_POINTS = """
 #include "paste.cuh"
 #include "join.cuh"
 #include "group_norm.cuh"
-void use(const RoiLevels& levels, const DecodeLevels& answers, float* numbers, int* indices) {
-    join_copy(numbers, 1L, numbers, 1L, 1L, 1L);
-    group_norm_forward(numbers, numbers, numbers, 1, 1, 1, 1, 1e-5, numbers, numbers);
-    group_norm_backward(numbers, numbers, numbers, numbers, 1, 1, 1, 1, numbers, numbers, numbers, numbers);
+#include "frozen_norm.cuh"
+#include "canvas.cuh"
+#include "constant.cuh"
+#include "many.cuh"
+void use(const RoiLevels& levels, const DecodeLevels& answers, const Canvas& canvas, const CanvasMaps& maps,
+         const CanvasAnswers& levels_of, const CanvasSums& sums, const JoinParts<float>& parts, float* numbers, int* indices) {
+    join_copy<true>(parts, numbers);
+    join_copy<false>(parts, numbers);
+    group_norm_forward(numbers, numbers, numbers, 1, 1, 1, 1, 1e-5, true, numbers, numbers);
+    group_norm_backward(numbers, numbers, numbers, numbers, numbers, 1, 1, 1, 1, true, numbers, numbers, numbers,
+                        numbers);
+    frozen_norm_forward(numbers, numbers, numbers, numbers, numbers, numbers, 1, 1, 1, true, numbers);
+    frozen_norm_backward(numbers, numbers, numbers, numbers, 1, 1, 1, true, numbers, numbers);
+    canvas_place(canvas, maps, 1, numbers);
+    canvas_take(canvas, maps, 1, numbers);
+    canvas_norm_forward(canvas, numbers, numbers, numbers, numbers, 1, 1, 1, 1e-5, numbers, numbers);
+    canvas_norm_backward(canvas, numbers, numbers, numbers, numbers, numbers, numbers, 1, 1, 1, numbers, numbers, numbers,
+                         numbers, numbers);
+    canvas_answers(canvas, levels_of, numbers, numbers, numbers, numbers, numbers, numbers, 1, numbers, numbers, numbers);
+    canvas_answers_backward(canvas, levels_of, numbers, numbers, numbers, numbers, numbers, numbers, 1, numbers, numbers,
+                            numbers, sums);
+    constant_set(1.0, numbers);
+    Sgd sgd = sgd_begin(0.1, 0.9, 1e-4);
+    sgd_add(sgd, numbers, numbers, numbers, numbers, numbers, 1);
+    sgd_flush(sgd);
+    Report report = report_begin(numbers);
+    report_number(report, numbers);
+    report_numbers_end(report, 1);
+    report_array(report, numbers, 1);
+    report_flush(report);
     roi_align_forward(levels, numbers);
     roi_align_backward(levels, numbers, true);
     roi_align_backward(levels, numbers, false);
@@ -148,8 +174,8 @@ def test_cuda_sources_compile_for_every_architecture(tmp_path):
     done = subprocess.run([*command, str(source), "-o", str(tmp_path / "kernels.o")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kernels = [line for line in done.stderr.splitlines() if "Compiling entry function" in line]
-    assert len(kernels) == 3 * 14
+    assert len(kernels) == 3 * 29
     spills = [line for line in done.stderr.splitlines() if "spill stores" in line]
-    assert len(spills) == 3 * 14
+    assert len(spills) == 3 * 29
     clean = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
     assert {line.strip() for line in spills} == {clean}

@@ -1,4 +1,4 @@
-// Group normalisation on the CPU, forward and backward, one group of one image after the other. The sums that decide are in
+// Group normalisation on the CPU, with the ReLU behind it, forward and backward, one group of one image after the other. The sums that decide are in
 // double, the variance is that of what is left when the mean is taken off, so a mean that is large against the spread does
 // no harm.
 #pragma once
@@ -68,7 +68,8 @@ static inline double norm_variance(const float* a, float shift, long count, doub
 
 // x, y [N, C, area]; statistics [2, N, groups]: means, and 1 / sqrt(variance + eps).
 static inline void group_norm_forward(const float* x, const float* weight, const float* bias, long images,
-                                      long channels, long area, long groups, double eps, float* y, float* statistics) {
+                                      long channels, long area, long groups, double eps, bool relu, float* y,
+                                      float* statistics) {
     const long share = channels / groups, count = share * area;
     float *means = statistics, *scales = statistics + images * groups;
 #pragma omp parallel for
@@ -86,15 +87,19 @@ static inline void group_norm_forward(const float* x, const float* weight, const
             const float factor = weight[channel] * scale, shift = bias[channel];
             const float* from = in + c * area;
             float* to = y + item * count + c * area;
-            for (long k = 0; k < area; k++) to[k] = ((from[k] - mean) - rest) * factor + shift;
+            const float least = relu ? 0.0f : -HUGE_VALF;
+            for (long k = 0; k < area; k++) {
+                const float value = ((from[k] - mean) - rest) * factor + shift;
+                to[k] = value < least ? least : value;  // what is not a number stays so
+            }
         }
     }
 }
 
-// dx [N, C, area], dweight and dbias [C]; sums [2, N, C] is scratch.
-static inline void group_norm_backward(const float* dy, const float* x, const float* weight, const float* statistics,
-                                       long images, long channels, long area, long groups, float* dx, float* dweight,
-                                       float* dbias, float* sums) {
+// dx [N, C, area], dweight and dbias [C]; sums [2, N, C] is scratch. With a ReLU, dx first holds what comes through it.
+static inline void group_norm_backward(const float* dy, const float* x, const float* y, const float* weight,
+                                       const float* statistics, long images, long channels, long area, long groups,
+                                       bool relu, float* dx, float* dweight, float* dbias, float* sums) {
     const long share = channels / groups, count = share * area;
     const float *means = statistics, *scales = statistics + images * groups;
     float *of_bias = sums, *of_weight = sums + images * channels;
@@ -103,9 +108,12 @@ static inline void group_norm_backward(const float* dy, const float* x, const fl
         const long first = item * share;  // the group's first channel among those of all images
         const float mean = means[item], scale = scales[item];
         const float* own_weight = weight + item % groups * share;
+        const float* through = relu ? dx : dy;
+        if (relu)
+            for (long k = first * area; k < (first + share) * area; k++) dx[k] = y[k] > 0 ? dy[k] : 0.0f;
         double plain = 0, along = 0;
         for (long c = 0; c < share; c++) {
-            const NormSums s = norm_sums(dy + (first + c) * area, x + (first + c) * area, mean, area);
+            const NormSums s = norm_sums(through + (first + c) * area, x + (first + c) * area, mean, area);
             of_bias[first + c] = (float)s.first;
             of_weight[first + c] = (float)(s.second * scale);
             plain += own_weight[c] * s.first;
@@ -114,7 +122,7 @@ static inline void group_norm_backward(const float* dy, const float* x, const fl
         const float level = (float)(-scale * plain / count), slope = (float)(-scale * scale * along / count);
         for (long c = 0; c < share; c++) {
             const float factor = scale * own_weight[c];
-            const float *from = x + (first + c) * area, *given = dy + (first + c) * area;
+            const float *from = x + (first + c) * area, *given = through + (first + c) * area;
             float* to = dx + (first + c) * area;
             for (long k = 0; k < area; k++) to[k] = factor * given[k] + slope * (from[k] - mean) + level;
         }
