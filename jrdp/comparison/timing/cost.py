@@ -44,7 +44,8 @@ def count_cost(config: ModelConfig, height: int = 320, width: int = 480, rois: i
 
     boxes = np.tile(np.array([[0, 0, 0, width - 1, height - 1]], np.float32), (rois, 1))
     counted = {}
-    with jt.no_grad():
+    # Level by level, as on a CPU: a GPU's canvas has zeros between the levels, which would count.
+    with jt.flag_scope(use_cuda=0, log_silent=1), jt.no_grad():
         # Jittor computes when a value is asked for; here only shapes are.
         maps = model.backbone.body(jt.zeros((1, 3, height, width)))
         counted["backbone"] = _take(done)
