@@ -12,7 +12,7 @@ import jittor as jt
 from jittor import nn
 
 from jrdp.models.fpn import FPN
-from jrdp.models.layers import Conv, bilinear
+from jrdp.models.layers import Conv, resize_like
 
 
 class GatedPyramid(FPN):
@@ -27,6 +27,6 @@ class GatedPyramid(FPN):
         covered = levels[: len(self.covered)]
         enhanced = [covered[-1]]  # coarse to fine
         for level, gate, mix in zip(covered[-2::-1], self.gates, self.mixers):
-            coarser = bilinear(enhanced[-1], level.shape[2:])
+            coarser = resize_like(enhanced[-1], level)
             enhanced.append(mix(level + jt.sigmoid(gate(level)) * coarser))
         return enhanced[::-1] + levels[len(covered) :]

@@ -10,7 +10,7 @@ import jittor as jt
 from jittor import nn
 
 from jrdp.models.fpn import FPN
-from jrdp.models.layers import Conv, Stages, bilinear, kaiming_normal_fan_out, keep
+from jrdp.models.layers import Conv, Stages, kaiming_normal_fan_out, record_stage, resize_like
 from jrdp.models.shapes import LEVELS
 from jrdp.models.shapes import PYRAMID_CHANNELS as CHANNELS
 from jrdp.ops import join
@@ -56,7 +56,7 @@ class ProgressivePyramid(RefinedPyramid):
     def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
         refined = [self.refine_block_1(levels[0])]
         for level, refine in zip(levels[1:], self._later_refine_blocks()):
-            finer = bilinear(refined[-1], level.shape[2:])
+            finer = resize_like(refined[-1], level)
             refined.append(refine(join([finer, level], dim=1)))
         return refined + levels[len(refined) :]
 
@@ -70,7 +70,7 @@ class DensePyramid(RefinedPyramid):
     def enhance(self, levels: list[jt.Var], stages: Stages = None) -> list[jt.Var]:
         refined = [self.refine_block_1(levels[0])]
         for level, refine in zip(levels[1:], self._later_refine_blocks()):
-            finer = [bilinear(x, level.shape[2:]) for x in refined]
+            finer = [resize_like(x, level) for x in refined]
             refined.append(refine(join([*finer, level], dim=1)))
         return refined + levels[len(refined) :]
 
@@ -103,8 +103,8 @@ class RegularizedDensePyramid(RefinedPyramid):
         refined = [self.refine_block_1(levels[0])]
         later = zip(levels[1:], numbers[1:], self._later_refine_blocks(), self._attention_blocks())
         for level, number, refine, attend in later:
-            attention = jt.sigmoid(keep(stages, f"att_logit_P{number}", attend(level)))
-            before = [attention * bilinear(x, level.shape[2:]) for x in refined]
+            attention = jt.sigmoid(record_stage(stages, f"att_logit_P{number}", attend(level)))
+            before = [attention * resize_like(x, level) for x in refined]
             refined.append(refine(join([*before, level], dim=1)))
         return refined
 

@@ -15,7 +15,18 @@ import numpy as np
 from jittor import nn
 
 from jrdp.models.fcos_targets import LocationTargets
-from jrdp.models.layers import Conv, ConvNormReLU, GroupNorm, ReLU, Stages, keep, note_relu, per_channel, relus_are_watched, small_normal
+from jrdp.models.layers import (
+    Conv,
+    ConvNormReLU,
+    GroupNorm,
+    ReLU,
+    Stages,
+    note_relu,
+    per_channel,
+    record_stage,
+    relus_are_watched,
+    small_normal,
+)
 from jrdp.models.shapes import LEVELS, SCALES, TOWER_DEPTH
 from jrdp.ops import canvas, constant, join
 
@@ -74,9 +85,9 @@ class FcosHead(nn.Module):
     def execute(self, features: list[jt.Var], stages: Stages = None) -> HeadOutput:
         output = self._on_canvas(features) if jt.flags.use_cuda else self._level_by_level(features)
         for level, logits, distances, centerness in zip(LEVELS, *output[:3]):
-            keep(stages, f"cls_logits_P{level}", logits)
-            keep(stages, f"bbox_reg_P{level}", distances)
-            keep(stages, f"centerness_P{level}", centerness)
+            record_stage(stages, f"cls_logits_P{level}", logits)
+            record_stage(stages, f"bbox_reg_P{level}", distances)
+            record_stage(stages, f"centerness_P{level}", centerness)
         return output
 
     def _level_by_level(self, features: list[jt.Var]) -> HeadOutput:
@@ -128,19 +139,19 @@ def fcos_losses(output: HeadOutput, targets: LocationTargets, counts: LossCounts
     two are zero. Sums run over every location with a weight, so that shapes do not depend on the ground truth.
     """
     logits, distances, centerness = output.together or [flatten(levels) for levels in output[:3]]
-    logits, centerness = select(logits, 0), select(centerness, 0)  # [N, L]; distances [N, 4, L]
+    logits, centerness = channel(logits, 0), channel(centerness, 0)  # [N, L]; distances [N, 4, L]
     positive = jt.array(targets.positive.astype(np.float32))  # [N, L]
     weight = jt.array(targets.centerness)  # [N, L], zero where not positive
 
-    loss_cls = total(sigmoid_focal_loss(logits, positive)) / variable(counts.positives + counts.images)
+    loss_cls = sum_float64(sigmoid_focal_loss(logits, positive)) / dynamic_scalar(counts.positives + counts.images)
 
     # Elsewhere than at positives both sides get the same harmless distances: an IoU loss of zero.
     wanted = np.where(targets.positive[:, :, None], targets.distances, np.float32(1)).transpose(0, 2, 1)
     wanted = jt.array(np.ascontiguousarray(wanted))
     given = jt.ternary(jt.array(targets.positive).broadcast(distances, [1]), distances, wanted)
-    loss_reg = total(weight * iou_loss(given, wanted)) / variable(counts.centerness or 1.0)
+    loss_reg = sum_float64(weight * iou_loss(given, wanted)) / dynamic_scalar(counts.centerness or 1.0)
 
-    loss_centerness = total(positive * bce_with_logits(centerness, weight)) / variable(counts.positives or 1.0)
+    loss_centerness = sum_float64(positive * bce_with_logits(centerness, weight)) / dynamic_scalar(counts.positives or 1.0)
     return {"loss_cls": loss_cls, "loss_reg": loss_reg, "loss_centerness": loss_centerness}
 
 
@@ -150,18 +161,18 @@ def flatten(levels: list[jt.Var]) -> jt.Var:
     return join([x.reshape(n, c, -1) for x in levels], dim=2)
 
 
-def select(x: jt.Var, channel: int) -> jt.Var:
-    """x[:, channel]: `[N, C, ...]` -> `[N, ...]`. Jittor's own has a gradient that is compiled anew for an N of 1."""
+def channel(x: jt.Var, index: int) -> jt.Var:
+    """x[:, index]: `[N, C, ...]` -> `[N, ...]`. Jittor's own has a gradient that is compiled anew for an N of 1."""
     n, _, *rest = x.shape
-    return x.reindex([n, *rest], ["i0", str(channel), *(f"i{k + 1}" for k in range(len(rest)))])
+    return x.reindex([n, *rest], ["i0", str(index), *(f"i{k + 1}" for k in range(len(rest)))])
 
 
-def variable(number: float) -> jt.Var:
+def dynamic_scalar(number: float) -> jt.Var:
     """A `[1]` float32 that no kernel is compiled for, as Jittor does for 0, 1 and 2 when they are given as they are."""
     return constant(number)
 
 
-def total(x: jt.Var) -> jt.Var:
+def sum_float64(x: jt.Var) -> jt.Var:
     """The sum of all of `x`, `[1]` float32, added up in float64: float32 loses digits over many thousand terms."""
     return x.float64().sum().float32()
 
@@ -201,8 +212,8 @@ def iou_loss(given: jt.Var, wanted: jt.Var) -> jt.Var:
 
     I and U are areas of intersection and union in square pixels (no + 1 on the sides here).
     """
-    left, top, right, bottom = [select(given, k) for k in range(4)]
-    wanted_left, wanted_top, wanted_right, wanted_bottom = [select(wanted, k) for k in range(4)]
+    left, top, right, bottom = [channel(given, k) for k in range(4)]
+    wanted_left, wanted_top, wanted_right, wanted_bottom = [channel(wanted, k) for k in range(4)]
     width = jt.minimum(left, wanted_left) + jt.minimum(right, wanted_right)
     height = jt.minimum(top, wanted_top) + jt.minimum(bottom, wanted_bottom)
     intersection = width * height

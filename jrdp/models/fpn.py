@@ -7,7 +7,7 @@ from typing import Sequence
 import jittor as jt
 from jittor import nn
 
-from jrdp.models.layers import Conv, Stages, bilinear, keep, relu
+from jrdp.models.layers import Conv, Stages, record_stage, relu, resize_like
 from jrdp.models.own_parts import takes_stages
 from jrdp.models.shapes import ENHANCED_LEVELS, LEVELS
 from jrdp.models.shapes import PYRAMID_CHANNELS as CHANNELS
@@ -65,19 +65,20 @@ class FPN(nn.Module):
         return levels
 
     def execute(self, c3: jt.Var, c4: jt.Var, c5: jt.Var, stages: Stages = None) -> list[jt.Var]:
-        top5 = self.fpn_inner4(c5)
-        top4 = self.fpn_inner3(c4) + self._upsample(top5)
-        top3 = self.fpn_inner2(c3) + self._upsample(top4)
+        top5, lateral4, lateral3 = self.fpn_inner4(c5), self.fpn_inner3(c4), self.fpn_inner2(c3)
+        top4 = lateral4 + self._upsample(top5, lateral4)
+        top3 = lateral3 + self._upsample(top4, lateral3)
         p3, p4, p5 = self.fpn_layer2(top3), self.fpn_layer3(top4), self.fpn_layer4(top5)
         levels = [p3, p4, p5, *self.top_blocks(p5)]
         for level, x in zip(LEVELS, levels):
-            keep(stages, f"P{level}", x)
+            record_stage(stages, f"P{level}", x)
         levels = self.enhance(levels, stages) if takes_stages(self.enhance) else self.enhance(levels)
         for level, x in zip(LEVELS, levels):
-            keep(stages, f"RP{level}", x)
+            record_stage(stages, f"RP{level}", x)
         return levels
 
-    def _upsample(self, x: jt.Var) -> jt.Var:
+    def _upsample(self, x: jt.Var, like: jt.Var) -> jt.Var:
+        """`x` at twice its height and width, which are those of `like`."""
         if self.upsample == "bilinear":
-            return bilinear(x, (2 * x.shape[2], 2 * x.shape[3]))
+            return resize_like(x, like)
         return nn.interpolate(x, scale_factor=2, mode="nearest")

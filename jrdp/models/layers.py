@@ -190,9 +190,11 @@ class ConvNormReLU(nn.Sequential):
         return list(zip(layers[::3], layers[1::3]))
 
 
-def bilinear(x: jt.Var, size: tuple[int, int]) -> jt.Var:
-    """`[N, C, h, w]` -> `[N, C, *size]`, bilinear between pixel centres (align_corners=False), no antialiasing."""
+def resize_like(x: jt.Var, like: jt.Var) -> jt.Var:
+    """`[N, C, h, w]` at the height and width of `like`: bilinear between pixel centres (align_corners=False), no
+    antialiasing."""
     n, c, h, w = x.shape
+    size = like.shape[2:]
     shape = [n, c, *size]
     (top, bottom), (share_top, share_bottom) = _between(h, size[0], shape, "i2")
     (left, right), (share_left, share_right) = _between(w, size[1], shape, "i3")
@@ -230,8 +232,8 @@ def _taps(length: int, wanted: int) -> tuple[tuple[np.ndarray, np.ndarray], tupl
     return (first, second), (1 - share, share)
 
 
-def keep(stages: Stages, name: str, x: jt.Var) -> jt.Var:
-    """Note `x` as the named stage when somebody asked for the stages; returns `x`."""
+def record_stage(stages: Stages, name: str, x: jt.Var) -> jt.Var:
+    """Record `x` as the named stage where somebody asked for stages; returns `x`."""
     if stages is not None:
         stages[name] = x
     return x

@@ -12,7 +12,17 @@ import numpy as np
 from jittor import nn
 
 from jrdp import boxes as box_ops
-from jrdp.models.layers import Conv, ConvNormReLU, GroupNorm, ReLU, Stages, bilinear, kaiming_normal_fan_out, keep, relu
+from jrdp.models.layers import (
+    Conv,
+    ConvNormReLU,
+    GroupNorm,
+    ReLU,
+    Stages,
+    kaiming_normal_fan_out,
+    record_stage,
+    relu,
+    resize_like,
+)
 from jrdp.models.shapes import (
     DECODER_CHANNELS,
     MASK_CHANNELS,
@@ -44,7 +54,7 @@ class MaskHead(nn.Module):
     def execute(self, features: list[jt.Var], rois: jt.Var, stages: Stages = None) -> jt.Var:
         if rois.shape[0] == 0:
             return jt.zeros((0, MASK_CHANNELS, self.resolution, self.resolution))
-        return keep(stages, "mask_logits", self.predictor(self.feature_extractor(features, rois, stages)))
+        return record_stage(stages, "mask_logits", self.predictor(self.feature_extractor(features, rois, stages)))
 
 
 def conv_norm_relu(in_channels: int, kernel: int) -> ConvNormReLU:
@@ -84,15 +94,15 @@ class MultiLevelDecoder(nn.Module):
             self.inner_maskdecoder_4,
             self.inner_maskdecoder_5,
         )
-        maps = [keep(stages, f"mask_inner_{k}", block(x)) for k, (block, x) in enumerate(zip(inner, features), 1)]
+        maps = [record_stage(stages, f"mask_inner_{k}", block(x)) for k, (block, x) in enumerate(zip(inner, features), 1)]
         pooled = multilevel_roi_align(maps, rois, MASK_SIZES, tuple(1 / s for s in STRIDES), MASK_SAMPLING_RATIO)
         for k, roi in enumerate(pooled, 1):
-            keep(stages, f"mask_roi_{k}", roi)
+            record_stage(stages, f"mask_roi_{k}", roi)
         roi3, roi4, roi5, roi6, roi7 = pooled
-        x = keep(stages, "mask_conv_1", self.conv_maskdecoder_1(roi7 + roi6))  # [R, 128, 4, 4]
-        x = keep(stages, "mask_conv_2", self.conv_maskdecoder_2(bilinear(x, roi5.shape[2:]) + roi5))  # 8x8
-        x = keep(stages, "mask_conv_3", self.conv_maskdecoder_3(bilinear(x, roi4.shape[2:]) + roi4))  # 16x16
-        x = keep(stages, "mask_conv_4", self.conv_maskdecoder_4(bilinear(x, roi3.shape[2:]) + roi3))  # 32x32
+        x = record_stage(stages, "mask_conv_1", self.conv_maskdecoder_1(roi7 + roi6))  # [R, 128, 4, 4]
+        x = record_stage(stages, "mask_conv_2", self.conv_maskdecoder_2(resize_like(x, roi5) + roi5))  # 8x8
+        x = record_stage(stages, "mask_conv_3", self.conv_maskdecoder_3(resize_like(x, roi4) + roi4))  # 16x16
+        x = record_stage(stages, "mask_conv_4", self.conv_maskdecoder_4(resize_like(x, roi3) + roi3))  # 32x32
         return x
 
 
@@ -120,9 +130,9 @@ class SingleLevelExtractor(nn.Module):
         self.mask_fcn4 = Conv(channels, channels, 3, init=kaiming_normal_fan_out)
 
     def execute(self, features: list[jt.Var], rois: jt.Var, stages: Stages = None) -> jt.Var:
-        x = keep(stages, "mask_roi", self._pool(features, rois.numpy()))
+        x = record_stage(stages, "mask_roi", self._pool(features, rois.numpy()))
         for k, conv in enumerate((self.mask_fcn1, self.mask_fcn2, self.mask_fcn3, self.mask_fcn4), 1):
-            x = keep(stages, f"mask_conv_{k}", relu(conv(x)))
+            x = record_stage(stages, f"mask_conv_{k}", relu(conv(x)))
         return x
 
     def _pool(self, features: list[jt.Var], rois: np.ndarray) -> jt.Var:
@@ -133,7 +143,7 @@ class SingleLevelExtractor(nn.Module):
             pooled.append(roi_align(x, jt.array(rois[chosen]), SINGLE_LEVEL_MASK_SIZE, 1 / stride, MASK_SAMPLING_RATIO))
             order.append(chosen)
         together = join(pooled, dim=0)
-        back = np.append(np.argsort(np.concatenate(order)), 0).astype(np.int32)  # one more: see `layers.bilinear`
+        back = np.append(np.argsort(np.concatenate(order)), 0).astype(np.int32)  # one more: see `layers.resize_like`
         return together.reindex(together.shape, ["@e0(i0)", "i1", "i2", "i3"], extras=[jt.array(back)])
 
 

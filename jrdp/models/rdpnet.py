@@ -12,11 +12,20 @@ from jrdp import boxes as box_ops
 from jrdp.config import ModelConfig
 from jrdp.models.backbone import build_body
 from jrdp.models.mask_targets import project_masks
-from jrdp.models.fcos import FcosHead, HeadOutput, LossCounts, bce_with_logits, fcos_losses, select, total, variable
+from jrdp.models.fcos import (
+    FcosHead,
+    HeadOutput,
+    LossCounts,
+    bce_with_logits,
+    channel,
+    dynamic_scalar,
+    fcos_losses,
+    sum_float64,
+)
 from jrdp.models.fcos_decode import Detections, decode_vars
 from jrdp.models.fcos_targets import assign_targets, locations
 from jrdp.models.fpn import FPN
-from jrdp.models.layers import Stages, keep
+from jrdp.models.layers import Stages, record_stage
 from jrdp.models.mask_decoder import MaskHead
 from jrdp.models.own_parts import modal_parts, set_training, takes_stages
 from jrdp.models.pyramid import build_pyramid
@@ -39,7 +48,7 @@ class Backbone(nn.Module):
         maps = self.body(images, stages) if takes_stages(self.body.execute) else self.body(images)
         c3, c4, c5 = maps[-3:]  # C2 is not used (convention 13)
         for name, x in zip(("C3", "C4", "C5"), (c3, c4, c5)):
-            keep(stages, name, x)
+            record_stage(stages, name, x)
         return self.fpn(c3, c4, c5, stages)
 
 
@@ -109,7 +118,7 @@ class RDPNet(nn.Module):
         counts = [len(batch), assigned.positive.sum(), assigned.centerness.sum(dtype=np.float64), masks.size]
         counts = LossCounts(*all_reduce(np.array(counts, np.float32)).tolist())
         losses = fcos_losses(output, assigned, counts)
-        losses["loss_mask"] = self._mask_loss(features, rois, masks, batch.sizes[0]) / variable(
+        losses["loss_mask"] = self._mask_loss(features, rois, masks, batch.sizes[0]) / dynamic_scalar(
             counts.mask_pixels or 1.0
         )
         return losses
@@ -189,8 +198,8 @@ class RDPNet(nn.Module):
             height, width = first_size
             rois = _rois(0, np.array([[0, 0, width - 1, height - 1]], np.float32))
             weight, masks = 0.0, np.zeros((1, *masks.shape[1:]), np.float32)
-        logits = select(self.roi_heads.mask(features, jt.array(rois)), SALIENT)
-        return total(bce_with_logits(logits, jt.array(masks.astype(np.float32)))) * variable(weight)
+        logits = channel(self.roi_heads.mask(features, jt.array(rois)), SALIENT)
+        return sum_float64(bce_with_logits(logits, jt.array(masks.astype(np.float32)))) * dynamic_scalar(weight)
 
 
 def match(truth: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

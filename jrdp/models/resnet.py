@@ -5,7 +5,7 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
-from jrdp.models.layers import Conv, FrozenBatchNorm, Stages, keep
+from jrdp.models.layers import Conv, FrozenBatchNorm, Stages, record_stage
 from jrdp.models.shapes import BODY_CHANNELS, STEM_CHANNELS
 
 class Stem(nn.Module):
@@ -85,9 +85,9 @@ class ResNet(nn.Module):
                     module.weight.stop_grad()
 
     def execute(self, images: jt.Var, stages: Stages = None) -> list[jt.Var]:
-        x = keep(stages, "stem", self.stem(images))
+        x = record_stage(stages, "stem", self.stem(images))
         maps = []
         for k, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
-            x = keep(stages, f"C{k + 2}", layer(x))
+            x = record_stage(stages, f"C{k + 2}", layer(x))
             maps.append(x)
         return maps
