@@ -6,7 +6,7 @@ import pytest
 from jittor import nn
 
 from jrdp.config import load_config
-from jrdp.engine.loss_scale import GROWTH_INTERVAL, LossScale
+from jrdp.engine.loss_scale import FIXED, GROWTH_INTERVAL, LossScale
 from jrdp.engine.solver import Solver
 from jrdp.engine.steps import training_steps
 from jrdp.errors import UserError
@@ -119,6 +119,14 @@ def test_the_scale_grows_after_many_good_steps_and_ends_at_one():
     scale.overflowed()
     with pytest.raises(UserError, match="loss scale of 1"):
         scale.overflowed()
+
+
+def test_the_scale_stays_a_power_of_two_below_its_limit():
+    assert np.log2(FIXED) % 1 == np.log2(LossScale().value) % 1 == 0 and FIXED > 1
+    scale = LossScale(value=2.0**23)
+    for _ in range(3 * GROWTH_INTERVAL):
+        scale.went_well()
+    assert scale.value == 2.0**24
 
 
 def test_without_a_dynamic_scale_an_overflow_ends_the_run():
