@@ -1,8 +1,5 @@
-"""One rank of the data-parallel test (not a test itself): python distributed_worker.py SAMPLE_FOLDER OUT.npz DEVICE"""
+"""One rank of the data-parallel test (not a test itself): python distributed_worker.py SAMPLE_FOLDER OUT.npz"""
 
-import ctypes
-import os
-import pathlib
 import sys
 
 import numpy as np
@@ -10,17 +7,8 @@ import numpy as np
 from jrdp.machine import runtime
 
 
-def card(device):
-    """The number of the card that this process computes on."""
-    number = ctypes.c_int(0)
-    if device == "cuda":
-        library = pathlib.Path(os.environ["nvcc_path"]).parent.parent / "lib64" / "libcudart.so"
-        assert ctypes.CDLL(str(library)).cudaGetDevice(ctypes.byref(number)) == 0
-    return number.value
-
-
-def main(sample, out, device):
-    runtime.start(device, seed=5)
+def main(sample, out):
+    runtime.start("cpu", seed=5)
     from jrdp.config import load_config
     from jrdp.data.catalog import load_dataset
     from jrdp.data.loader import TrainLoader
@@ -39,12 +27,11 @@ def main(sample, out, device):
     losses = model.losses(batch, targets, all_reduce=distributed.all_reduce)
     solver.backward(sum(losses.values()))
     gradients = {name: value.numpy() for name, value in solver.gradients().items()}
-    cards = distributed.all_reduce(np.array([card(device)], dtype=np.float32))
     values = distributed.mean_over_ranks({name: value.item() for name, value in losses.items()})
     print(f"rank {distributed.rank()} of {distributed.world_size()}: {len(batch)} pictures, {values}")
     if distributed.is_main():
-        np.savez(out, card=cards[0], pictures=len(batch), losses=np.array(list(values.values())), **gradients)
+        np.savez(out, pictures=len(batch), losses=np.array(list(values.values())), **gradients)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3])
+    main(sys.argv[1], sys.argv[2])
