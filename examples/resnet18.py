@@ -1,6 +1,7 @@
 """A backbone of one's own: ResNet-18. Any configuration can name it by its import path:
 
-    jrdp train --config configs/quickstart.yaml --set model.backbone.name=examples.resnet18:ResNet18 --out runs/resnet18
+    jrdp train --config configs/quickstart.yaml --set model.backbone.name=examples.resnet18:ResNet18 \\
+        --set train.weights=null --set model.backbone.freeze_at=0 --out runs/resnet18
     jrdp predict --weights runs/resnet18/final.safetensors --set model.backbone.name=examples.resnet18:ResNet18 --out out photos
 
 A backbone is made as `ResNet18(freeze_at=...)`, says in `out_channels` how many channels its maps have, and turns pictures

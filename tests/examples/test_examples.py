@@ -110,7 +110,7 @@ def test_the_training_loop(sample, small, tmp_path):
 
 def test_a_dataset_of_the_script_itself_with_workers(tmp_path):
     settings = ["solver.max_iterations=2", "solver.steps=[2]", "data.workers=2", "input.min_size=64", "input.max_size=96"]
-    settings += [BACKBONE, "model.fcos.channels=32", "solver.batch_size=2"]
+    settings += [BACKBONE, "train.weights=null", "model.fcos.channels=32", "solver.batch_size=2"]
     command = [sys.executable, "examples/own_dataset.py", str(tmp_path / "run"), *settings]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
