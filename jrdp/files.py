@@ -177,15 +177,15 @@ class _Marked(io.RawIOBase):
 def refuse_inputs(path: str | Path) -> None:
     """Raise `UserError` when writing to `path` would replace a protected input, a folder, a device or a pipe."""
     refuse_url(path)
-    taken = protected(path)
-    if taken is not None:
-        raise UserError(f"cannot write {path}: that would replace the input {taken}; write to another place")
     if Path(path).is_dir():
         raise UserError(f"cannot write {path}: it is a folder")
     with suppress(OSError, ValueError):
         kind = _special(os.stat(path).st_mode)
         if kind:
             raise UserError(f"cannot write {path}: it is {kind}, not a file")
+    taken = protected(path)
+    if taken is not None:
+        raise UserError(f"cannot write {path}: that would replace the input {taken}; write to another place")
 
 
 def temporary_prefix(name: str) -> str:

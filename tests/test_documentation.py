@@ -124,7 +124,9 @@ def world(seeded, tmp_path_factory):
     weights = {**seeded("r50"), LAST_SCALE: np.ones(seeded("r50")[LAST_SCALE].shape, np.float32)}
     (folder / "weights").mkdir()
     save_file(weights, str(folder / "W"))
-    for name in ("small200", "final", "weights/r50_isod", "weights/r50_soc", "weights/r50_come"):
+    shutil.copytree(ROOT / "tests" / "golden" / "imgs", folder / "tests" / "golden" / "imgs")
+    os.link(folder / "W", folder / "G")
+    for name in ("small200", "final", "changed", "weights/r50_isod", "weights/r50_soc", "weights/r50_come"):
         os.link(folder / "W", folder / f"{name}.safetensors")
     return folder
 

@@ -20,7 +20,7 @@ _FULL = re.compile(
     r"Unable to alloc cuda device memory|GPU ?memory is overflow|cudaErrorMemoryAllocation|CUDNN_STATUS_ALLOC_FAILED"
     r"|CUBLAS_STATUS_ALLOC_FAILED|CURAND_STATUS_ALLOCATION_FAILED"
 )
-_FAILED = re.compile(r"CUDA error at|CUDNN_STATUS_\w+|CUBLAS_STATUS_\w+|CURAND_STATUS_\w+")
+_FAILED = re.compile(r"CUDA error at|launch of \w+: |CUDNN_STATUS_\w+|CUBLAS_STATUS_\w+|CURAND_STATUS_\w+")
 _WANTED = re.compile(r"Unable to alloc cuda device memory for size ?(\d+)")
 _MADE = re.compile(r"\[Output\]: *((?:\w+\[[\d,]*\], *)+)")
 
