@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -12,6 +13,9 @@ from jrdp.machine import runtime
 pytest_plugins = ["small_datasets"]  # fixtures: datasets of a few pictures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what runs in its background; children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 runtime.prepare()  # before any test imports Jittor or changes the environment
 

@@ -20,7 +20,7 @@ _FULL = re.compile(
     r"Unable to alloc cuda device memory|GPU ?memory is overflow|cudaErrorMemoryAllocation|CUDNN_STATUS_ALLOC_FAILED"
     r"|CUBLAS_STATUS_ALLOC_FAILED|CURAND_STATUS_ALLOCATION_FAILED"
 )
-_FAILED = re.compile(r"CUDA error at|launch of \w+: |CUDNN_STATUS_\w+|CUBLAS_STATUS_\w+|CURAND_STATUS_\w+")
+_FAILED = re.compile(r"CUDA error at|launch of \w+: |clearing the [\w ]+: |CUDNN_STATUS_\w+|CUBLAS_STATUS_\w+|CURAND_STATUS_\w+")
 _WANTED = re.compile(r"Unable to alloc cuda device memory for size ?(\d+)")
 _MADE = re.compile(r"\[Output\]: *((?:\w+\[[\d,]*\], *)+)")
 
@@ -61,9 +61,9 @@ def _reason(error: BaseException, where: Optional[Callable[[], str]]) -> Optiona
     text = str(error)
     if not isinstance(error, RuntimeError):
         return None
-    if _FULL.search(text):
+    if _FULL.search(text) and _what_the_runtime_says() not in _OF_THE_MACHINE:  # a lost GPU gives no memory either
         return f"the GPU's memory is full{_at(where)}{_wanted(text)}: {_LESS}"
-    if not _FAILED.search(text):
+    if not (_FULL.search(text) or _FAILED.search(text)):
         return None
     name = next((name for name in _OF_THE_MACHINE if name in text), None) or _what_the_runtime_says()
     if name not in _OF_THE_MACHINE:
