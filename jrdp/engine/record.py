@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from jrdp.engine.growing_file import GrowingFile
 from jrdp.errors import UserError
-from jrdp.files import atomic_write, parse_json, refuse_inputs
+from jrdp.files import atomic_write
 
 try:
     import fcntl
@@ -40,14 +42,12 @@ class Record:
     """
 
     def __init__(self, out: Path, asked: dict, resume: bool):
-        self._out, self._path, self._file = out, out / NAME, None
-        self._header = json.dumps({"asked": asked}, sort_keys=True).encode() + b"\n"
-        self._done: dict[str, tuple[int, str, list]] = {}  # picture -> offset of its line, name, stamp
-        self._places: list[tuple[int, int]] = []  # image id, offset
-        self._end = 0
-        refuse_inputs(self._path)
-        if resume and self._path.exists():
-            self._read()
+        self._out, self._lines = out, GrowingFile(out / NAME, asked)
+        self._done: dict[str, tuple[int, str, list]] = {}  # picture -> place of its line, name, stamp
+        self._places: list[tuple[int, int]] = []  # image id, place of its line
+        if resume:
+            for place, entry in self._lines.kept({"picture", "name", "stamp", "results"}, "weights, settings or threshold"):
+                self._done[str(entry["picture"])] = place, entry["name"], entry["stamp"]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -65,23 +65,11 @@ class Record:
         return left
 
     def __enter__(self) -> Record:
-        try:
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-            self._file = os.fdopen(os.open(self._path, flags, 0o666), "r+b")
-            _lock(self._file, self._out)
-            self._file.truncate(self._end)
-            self._file.seek(self._end)
-            if self._end == 0:
-                self._append(self._header)
-        except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+        self._lines.open(partial(_lock, out=self._out))
         return self
 
     def __exit__(self, kind, *_) -> None:
-        try:
-            self._file.close()
-        except OSError:
-            pass  # every line was flushed when it was added
+        self._lines.close()
         if kind is not None and self._places:
             text = f"jrdp: {len(self._places)} pictures are kept in {self._out}: the same command with --resume does the rest"
             print(text, file=sys.stderr)
@@ -89,12 +77,7 @@ class Record:
     def add(self, task: Task, results: list[dict]) -> None:
         """Record a picture whose files are written. Raises `UserError` when the disk is full."""
         line = {"picture": str(task.picture), "name": task.name, "stamp": _stamp(task.picture), "results": results}
-        place = self._file.tell()
-        try:
-            self._append(json.dumps(line, allow_nan=False).encode() + b"\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
-        self._places.append((task.image_id, place))
+        self._places.append((task.image_id, self._lines.append(line)))
 
     def finish(self, keep: bool = False) -> int:
         """Write `predictions.json` in the order of the image ids; returns how many detections it holds.
@@ -102,7 +85,7 @@ class Record:
         The record is removed unless it is to be kept, for a `--resume` that does what could not be written.
         """
         detections = 0
-        with open(self._path, "rb") as lines, atomic_write(self._out / "predictions.json") as stream:
+        with open(self._lines.path, "rb") as lines, atomic_write(self._out / "predictions.json") as stream:
             stream.write(b"[")
             for image_id, place in sorted(self._places):
                 lines.seek(place)
@@ -112,39 +95,8 @@ class Record:
                     detections += 1
             stream.write(b"]\n")
         if not keep:
-            self._path.unlink(missing_ok=True)
+            self._lines.path.unlink(missing_ok=True)
         return detections
-
-    def _append(self, line: bytes) -> None:
-        self._file.write(line)
-        self._file.flush()
-
-    def _read(self) -> None:
-        try:
-            with open(self._path, "rb") as lines:
-                first = lines.readline()
-                if not first.endswith(b"\n"):
-                    return  # killed before anything was done
-                if first != self._header:
-                    raise UserError(
-                        f"--resume with other weights, settings or threshold than {self._path}: give the same ones, or "
-                        "leave --resume out to begin anew"
-                    )
-                self._end = len(first)
-                for line in lines:
-                    try:
-                        entry = parse_json(line)
-                        whole = line.endswith(b"\n") and isinstance(entry["results"], list)
-                        place = (self._end, entry["name"], entry["stamp"])
-                        picture = entry["picture"]
-                    except (ValueError, KeyError, TypeError):
-                        return
-                    if not whole:
-                        return  # a run killed in the middle of a line
-                    self._done[str(picture)] = place
-                    self._end += len(line)
-        except OSError as error:
-            raise UserError(f"cannot read {self._path}: {error.strerror}") from error
 
 
 def _lock(file, out: Path) -> None:

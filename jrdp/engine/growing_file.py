@@ -1,0 +1,106 @@
+"""A file that grows by a line while a run works, so that what is done survives a kill.
+
+First a line with what the run was asked for, then a JSON object a line. Memory holds none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import BinaryIO, Callable, Iterator
+
+from jrdp.errors import UserError
+from jrdp.files import parse_json, refuse_inputs
+
+
+class GrowingFile:
+    """The file `path` of a run that was `asked` for these plain values; what is in it already is kept by `kept` only."""
+
+    def __init__(self, path: Path, asked: dict):
+        self.path = path
+        self._header = json.dumps({"asked": asked}, sort_keys=True).encode() + b"\n"
+        self._end = 0
+        self._file: BinaryIO | None = None
+        refuse_inputs(path)
+
+    def kept(self, fields: set[str], asked: str) -> Iterator[tuple[int, dict]]:
+        """The place and content of every line of an earlier run, up to the first that is cut off or lacks one of `fields`.
+
+        Raises:
+            UserError: when that run was asked something else; `asked` says in words what that may be.
+        """
+        try:
+            with _open(self.path, os.O_RDONLY, "rb") as lines:
+                first = lines.readline()
+                if not first.endswith(b"\n"):
+                    return  # killed before anything was done
+                if first != self._header:
+                    raise UserError(
+                        f"--resume with other {asked} than {self.path}: give the same ones, or leave --resume out to begin anew"
+                    )
+                self._end = len(first)
+                for line in lines:
+                    entry = _whole(line, fields)
+                    if entry is None:
+                        return
+                    place, self._end = self._end, self._end + len(line)
+                    yield place, entry
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror}") from error
+
+    def open(self, lock: Callable[[BinaryIO], None] = lambda file: None) -> None:
+        """Go on behind what was kept; `lock` is called before anything is changed. Raises `UserError`."""
+        try:
+            self._file = _open(self.path, os.O_RDWR | os.O_CREAT, "r+b")
+            lock(self._file)
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+            if self._end == 0:
+                self._write(self._header)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def append(self, entry: dict) -> int:
+        """Add a line; returns its place. Raises `UserError` when the disk is full."""
+        place = self._file.tell()
+        try:
+            self._write(json.dumps(entry, allow_nan=False).encode() + b"\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+        return place
+
+    def read(self, place: int) -> dict:
+        """The line at a place."""
+        self._file.seek(place)
+        entry = json.loads(self._file.readline())
+        self._file.seek(0, os.SEEK_END)
+        return entry
+
+    def close(self) -> None:
+        """Every line was flushed when it was added, so what closing cannot write is known already."""
+        try:
+            self._file.close()
+        except OSError:
+            pass
+
+    def _write(self, line: bytes) -> None:
+        self._file.write(line)
+        self._file.flush()
+
+
+def _open(path: Path, flags: int, mode: str) -> BinaryIO:
+    """A link that waits at `path` is not followed."""
+    return os.fdopen(os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666), mode)
+
+
+def _whole(line: bytes, fields: set[str]) -> dict | None:
+    """The content of a line; None where it was cut off, or is none of ours."""
+    try:
+        entry = parse_json(line)
+    except ValueError:
+        return None
+    known = isinstance(entry, dict) and fields <= set(entry) and isinstance(entry["results"], list)
+    return entry if known and line.endswith(b"\n") else None
