@@ -10,6 +10,7 @@ from typing import NamedTuple, Sequence
 
 import jittor as jt
 
+from .checks import need_float32
 from .compile import Kernels
 
 MAX_LEVELS = 8  # kCanvasMaxLevels in kernels/canvas.cuh
@@ -119,14 +120,12 @@ def norm_relu(x, shift, weight, bias, groups: int, eps: float, layout: Layout, k
         groups: divides C.
         eps: added to the variance.
     """
+    need_float32("x", x, "N", "C", layout.height, layout.width)
     channels = x.shape[1]
-    if x.dtype != "float32" or list(x.shape[2:]) != [layout.height, layout.width]:
-        raise ValueError(f"x: expected float32 [N, C, {layout.height}, {layout.width}], got {x.dtype} {list(x.shape)}")
     if groups < 1 or channels % groups:
         raise ValueError(f"groups: {groups} does not divide {channels} channels")
     for name, value in (("shift", shift), ("weight", weight), ("bias", bias)):
-        if list(value.shape) != [channels] or value.dtype != "float32":
-            raise ValueError(f"{name}: expected float32 [{channels}], got {value.dtype} {list(value.shape)}")
+        need_float32(name, value, channels)
     return _Norm(groups, eps, layout, kernels)(x, shift, weight, bias)
 
 
@@ -182,9 +181,7 @@ def answers(cls, box, center, biases: Sequence, scales: Sequence, layout: Layout
     levels = len(layout.regions)
     n = cls.shape[0]
     for name, value, channels in (("cls", cls, 1), ("box", box, 4), ("center", center, 1)):
-        expected = [n, channels, layout.height, layout.width]
-        if value.dtype != "float32" or list(value.shape) != expected:
-            raise ValueError(f"{name}: expected float32 {expected}, got {value.dtype} {list(value.shape)}")
+        need_float32(name, value, n, channels, layout.height, layout.width)
     if len(scales) != levels or any(list(scale.shape) != [1] for scale in scales):
         raise ValueError(f"scales: expected {levels} Vars of one number")
     if [list(bias.shape) for bias in biases] != [[1], [4], [1]]:

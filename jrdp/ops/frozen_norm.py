@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jittor as jt
 
+from .checks import need_float32
 from .compile import Kernels
 
 KERNELS = Kernels(cpu=None, cuda="frozen_norm.cuh")
@@ -35,14 +36,12 @@ def frozen_norm(x, weight, bias, mean, variance, add=None, relu: bool = False, k
     Raises:
         ValueError: wrong shapes or dtypes.
     """
-    if x.ndim != 4 or x.dtype != "float32":
-        raise ValueError(f"x: expected float32 [N, C, H, W], got {x.dtype} {list(x.shape)}")
+    need_float32("x", x, "N", "C", "H", "W")
     constants = {"weight": weight, "bias": bias, "mean": mean, "variance": variance}
     for name, value in constants.items():
-        if list(value.shape) != [x.shape[1]] or value.dtype != "float32":
-            raise ValueError(f"{name}: expected float32 [{x.shape[1]}], got {value.dtype} {list(value.shape)}")
-    if add is not None and (list(add.shape) != list(x.shape) or add.dtype != "float32"):
-        raise ValueError(f"add: expected float32 {list(x.shape)}, got {add.dtype} {list(add.shape)}")
+        need_float32(name, value, x.shape[1])
+    if add is not None:
+        need_float32("add", add, *x.shape)
     operator = _FrozenNorm([value.stop_grad() for value in constants.values()], relu, kernels)
     # Without anything to differentiate by there must be nothing to go back through either.
     return operator(x, add) if _learns(x) or _learns(add) else operator.execute(x, add).stop_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jittor as jt
 
+from .checks import need_float32
 from .compile import Kernels
 
 KERNELS = Kernels(cpu="group_norm.h", cuda="group_norm.cuh")
@@ -35,14 +36,12 @@ def group_norm(x, weight, bias, groups: int, eps: float = 1e-5, kernels: Kernels
     Raises:
         ValueError: wrong shapes or dtypes.
     """
-    if x.ndim != 4 or x.dtype != "float32":
-        raise ValueError(f"x: expected float32 [N, C, H, W], got {x.dtype} {list(x.shape)}")
+    need_float32("x", x, "N", "C", "H", "W")
     channels = x.shape[1]
     if groups < 1 or channels % groups:
         raise ValueError(f"groups: {groups} does not divide {channels} channels")
     for name, value in (("weight", weight), ("bias", bias)):
-        if list(value.shape) != [channels] or value.dtype != "float32":
-            raise ValueError(f"{name}: expected float32 [{channels}], got {value.dtype} {list(value.shape)}")
+        need_float32(name, value, channels)
     return _GroupNorm.apply(x, weight, bias, groups, eps, relu, kernels)
 
 
