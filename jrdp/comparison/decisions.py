@@ -15,8 +15,8 @@ from typing import FrozenSet, Iterable, Optional
 import numpy as np
 
 from jrdp.config import FcosConfig
+from jrdp.models.shapes import LEVELS, STRIDES
 
-STRIDES = (8, 16, 32, 64, 128)
 SECOND_ORDER = 1e-9  # relative, of a probability: what its derivative leaves out
 ARITHMETIC = 2.0**-22  # relative rounding of a few float32 operations on the way from the answers to a decision
 MOST_TOGETHER = 3  # decisions taken the other way at once
@@ -104,11 +104,11 @@ Flips = FrozenSet[tuple]  # (kind, subject, other) of decisions to be taken the 
 
 def read_heads(stages: dict[str, np.ndarray], size: tuple[int, int]) -> Optional[Heads]:
     """The heads of a picture without padding `size` from one side's stages; None where they are not all there."""
-    if any(f"{name}_P{k}" not in stages for name in ("cls_logits", "bbox_reg", "centerness") for k in range(3, 8)):
+    if any(f"{name}_P{k}" not in stages for name in ("cls_logits", "bbox_reg", "centerness") for k in LEVELS):
         return None
     parts: list[list[np.ndarray]] = []
     height, width = size
-    for level, stride in enumerate(STRIDES, start=3):
+    for level, stride in zip(LEVELS, STRIDES):
         logit = stages[f"cls_logits_P{level}"][0, 0].astype(np.float64)
         y, x = np.divmod(np.arange(logit.size), logit.shape[1])
         x, y = x * stride + stride // 2, y * stride + stride // 2

@@ -28,7 +28,8 @@ from jrdp.machine import gpu_failure
 from jrdp.models.layers import use_half_convolutions
 from jrdp.models.state import trainable_parameters
 
-_KEPT = "last.safetensors is from before this iteration, and --resume goes on from it"
+_LAST = "last.safetensors is from before this iteration"
+_KEPT = f"{_LAST}, and --resume goes on from it"
 
 
 class Step(NamedTuple):
@@ -136,7 +137,7 @@ def _finite(values: dict[str, float], pictures: list, iteration: int) -> dict[st
     if broken:
         raise UserError(
             f"{', '.join(broken)} not finite at iteration {iteration}, pictures {pictures}: look at these "
-            "annotations, or lower solver.base_lr; last.safetensors is from before this iteration"
+            f"annotations, or lower solver.base_lr; {_LAST}"
         )
     return values
 
@@ -157,7 +158,6 @@ def _overflowed(broken: list[str], scale: Optional[LossScale], pictures: list, i
     if broken:
         raise UserError(
             f"the gradient of {broken[0]} (and {len(broken) - 1} more) is not finite at iteration {iteration}, pictures "
-            f"{pictures}: look at these annotations, or lower solver.base_lr; last.safetensors is from before "
-            "this iteration"
+            f"{pictures}: look at these annotations, or lower solver.base_lr; {_LAST}"
         )
     return False
