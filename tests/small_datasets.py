@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +22,17 @@ def annotation(id, image_id, segmentation=None, **changes):
     }
     entry.update(changes)
     return {key: value for key, value in entry.items() if value is not ...}
+
+
+def write_clip(path, frames):
+    """A video of 64 x 96 pixels and 10 frames a second: a disc that moves over noise."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 64))
+    random = np.random.default_rng(0)
+    for number in range(frames):
+        frame = random.integers(0, 60, (64, 96, 3), dtype=np.uint8)
+        cv2.circle(frame, (20 + 10 * number, 32), 14, (0, 200, 255), -1)
+        writer.write(frame)
+    writer.release()
 
 
 class TinySet:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from twin_python import TWIN_PYTHON
 
 from jrdp import interchange
 from jrdp.comparison.gradients import compare_gradients
@@ -24,17 +23,7 @@ from jrdp.comparison.timing.speed import compare_speed
 from jrdp.comparison.training import compare_training
 from jrdp.errors import UserError
 
-TWIN_PYTHON = os.environ.get("JRDP_TWIN_PYTHON", sys.executable)
 SMALL = ["input.min_size=96", "input.max_size=128", "solver.batch_size=2"]
-
-
-@pytest.fixture(scope="module")
-def both_frameworks():
-    if importlib.util.find_spec("jittor") is None:
-        pytest.skip("needs Jittor in this Python")
-    found = subprocess.run([TWIN_PYTHON, "-c", "import torch"], capture_output=True)
-    if found.returncode:
-        pytest.skip("needs torch (extra [torch]) here or in JRDP_TWIN_PYTHON")
 
 
 @pytest.fixture

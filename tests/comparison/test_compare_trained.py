@@ -5,28 +5,16 @@ Needs the folder `shared` and a Python with torch (this one, or the one in JRDP_
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from twin_python import TWIN_PYTHON
 
 from jrdp.comparison.gradients import compare_gradients
 from jrdp.comparison.pair import NEGATIVE_CONTROLS, Options
 from jrdp.comparison.training import compare_training
 
-TWIN_PYTHON = os.environ.get("JRDP_TWIN_PYTHON", sys.executable)
 DATASETS = ["ecssd/imgs:ecssd/train.json", "coco_salient/imgs:coco_salient/train.json"]
-
-
-@pytest.fixture(scope="module")
-def both_frameworks():
-    if importlib.util.find_spec("jittor") is None:
-        pytest.skip("needs Jittor in this Python")
-    if subprocess.run([TWIN_PYTHON, "-c", "import torch"], capture_output=True).returncode:
-        pytest.skip("needs torch (extra [torch]) here or in JRDP_TWIN_PYTHON")
 
 
 @pytest.fixture

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from twin_python import TWIN_PYTHON
 
 from jrdp.comparison import layers
 from jrdp.comparison.exchange import load_arrays, save_arrays
 from jrdp.comparison.pair import NEGATIVE_CONTROLS, Options, open_pair
 
-TWIN_PYTHON = os.environ.get("JRDP_TWIN_PYTHON", sys.executable)
 PHOTOGRAPHS = 4  # scripts/parity.sh takes as many as it is given
 NOTICED = {
     "rgb": "first stage over tolerance: stem ",
@@ -39,12 +35,8 @@ def photographs(shared):
 
 
 @pytest.fixture(scope="module")
-def pair(shared):
+def pair(shared, both_frameworks):
     weights = shared / "weights" / "small_cpu_half.safetensors"
-    if importlib.util.find_spec("jittor") is None:
-        pytest.skip("needs Jittor in this Python")
-    if subprocess.run([TWIN_PYTHON, "-c", "import torch"], capture_output=True).returncode:
-        pytest.skip("needs torch (extra [torch]) here or in JRDP_TWIN_PYTHON")
     if not weights.exists():
         pytest.skip(f"needs the trained weights {weights}")
     with open_pair(Options(weights=weights, twin_python=TWIN_PYTHON)) as opened:

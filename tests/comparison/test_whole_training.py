@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from twin_python import TWIN_PYTHON
 
 from jrdp import interchange
 from jrdp.comparison import whole_training
@@ -20,15 +17,6 @@ from jrdp.dataset_tools.sample import write_sample
 from jrdp.errors import UserError
 from jrdp.files import make_folder
 
-TWIN_PYTHON = os.environ.get("JRDP_TWIN_PYTHON", sys.executable)
-
-
-@pytest.fixture(scope="module")
-def both_frameworks():
-    if importlib.util.find_spec("jittor") is None:
-        pytest.skip("needs Jittor in this Python")
-    if subprocess.run([TWIN_PYTHON, "-c", "import torch"], capture_output=True).returncode:
-        pytest.skip("needs torch (extra [torch]) here or in JRDP_TWIN_PYTHON")
 
 
 def options(sample, *more):

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import jittor as jt
 import numpy as np
 import pytest
+
+from small_datasets import write_clip
 
 import jrdp
 from jrdp.dataset_tools.sample import write_sample
@@ -57,13 +58,7 @@ def test_several_jobs_predict_what_one_does(weights, sample, tmp_path):
 
 def test_a_video(weights, tmp_path):
     clip = tmp_path / "clip.mp4"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 64))
-    random = np.random.default_rng(0)
-    for number in range(3):
-        frame = random.integers(0, 60, (64, 96, 3), dtype=np.uint8)
-        cv2.circle(frame, (20 + 10 * number, 32), 14, (0, 200, 255), -1)
-        writer.write(frame)
-    writer.release()
+    write_clip(clip, 3)
     scores = {}
     for device in ("cuda", "cpu"):
         (tmp_path / device).mkdir()

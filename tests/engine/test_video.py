@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from small_datasets import write_clip
+
 import jrdp
 from jrdp.engine.pictures import split_videos
 from jrdp.engine.video import predict_video
@@ -22,13 +24,7 @@ def model(weights):
 @pytest.fixture
 def clip(tmp_path):
     path = tmp_path / "clip.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 64))
-    rng = np.random.default_rng(0)
-    for number in range(5):
-        frame = rng.integers(0, 60, (64, 96, 3), dtype=np.uint8)
-        cv2.circle(frame, (20 + 10 * number, 32), 14, (0, 200, 255), -1)
-        writer.write(frame)
-    writer.release()
+    write_clip(path, 5)
     return path
 
 
