@@ -24,13 +24,13 @@ from jrdp.comparison.batches import training_batches
 from jrdp.comparison.exchange import load_arrays
 from jrdp.comparison.pair import Options, Pair, open_pair
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
+from jrdp.comparison.training import LOSSES
 from jrdp.comparison.twin_test import twin_test
 from jrdp.config import Config, load_config
 from jrdp.engine.evaluate import folder_names
 from jrdp.errors import UserError
 from jrdp.files import make_folder, write_json, write_text
 
-LOSSES = ("loss_cls", "loss_reg", "loss_centerness", "loss_mask")
 SIDES = ("jittor", "torch")
 NAMES = {"jittor": "Jittor", "torch": "PyTorch"}
 SHOWN = ("AP", "AP50", "AP70")
