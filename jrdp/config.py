@@ -36,10 +36,12 @@ def _one_of(*names: str) -> Callable[[str], str]:
 # Numbers have bounds, so that none asks for more memory, processes or bits than any machine has.
 Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
 Pixels = Annotated[int, Field(gt=0, le=16384)]
+ColorTriple = Annotated[tuple[float, float, float], Field(strict=False)]  # YAML and JSON have lists only
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+    # strict: true is no 1, "3" no 3 and 1.5 no count; an integer is a number too.
+    model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, allow_inf_nan=False)
 
 
 class BackboneConfig(Section):
@@ -107,8 +109,8 @@ class InputConfig(Section):
     max_size: Pixels = 480
     channel_order: Literal["bgr", "rgb"] = "bgr"
     scale: float = Field(255.0, gt=0)  # pixels are 0..scale before the mean is taken
-    mean: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)  # in channel_order
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: ColorTriple = (102.9801, 115.9465, 122.7717)  # in channel_order
+    std: ColorTriple = (1.0, 1.0, 1.0)
     # Whether pictures are turned as their EXIF orientation says. None: `jrdp predict` turns them, training and testing
     # do not, as released (annotations are in the pixels of the file).
     exif: Optional[Literal["apply", "ignore"]] = None

@@ -54,6 +54,15 @@ def test_stride_follows_the_backbone_unless_set():
         ("input.max_size=100", ["max_size (100)", "min_size (320)"]),
         ("input.std=[1,0,1]", ["std must be positive"]),
         ("input.mean=[1,2]", ["input.mean"]),
+        ("train.seed=true", ["train.seed", "integer", "not True"]),
+        ("train.seed=010", ["train.seed", "integer", "not '010'"]),
+        ("solver.max_iterations='9'", ["integer", "not '9'"]),
+        ("solver.max_iterations=9.5", ["integer", "not 9.5"]),
+        ("solver.steps=[true]", ["solver.steps.0", "integer", "not True"]),
+        ("train.amp=1", ["train.amp", "boolean", "not 1"]),
+        ("solver.base_lr=true", ["solver.base_lr", "number", "not True"]),
+        ("input.mean=[1,'2',3]", ["input.mean.1", "number", "not '2'"]),
+        ("solver={gamma: 0.5, gamma: 0.1}", ["'gamma' is given twice"]),
         ("solver", ["--set 'solver'", "key.key=value"]),
         ("solver..x=1", ["--set"]),
         ("solver.base_lr.x=1", ["solver.base_lr"]),
@@ -67,6 +76,14 @@ def test_bad_overrides_are_named(override, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    "override, value", [("1e-4", 1e-4), ("2", 2.0), ("3.", 3.0), (".5", 0.5), ("1.5E+2", 150.0), ("0x10", 16.0)]
+)
+def test_numbers_are_read_as_people_write_them(override, value):
+    read = load_config(None, [f"solver.base_lr={override}"]).solver.base_lr
+    assert isinstance(read, float) and read == value
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jrdp.evaluation.coco_metrics import format_percent
-from jrdp.files import write_bytes, write_json
+from jrdp.files import write_json, write_text
 from jrdp.analysis.gallery import make_gallery
 from jrdp.evaluation.ground_truth import GroundTruth, GroundTruthSource, IouType
 from jrdp.analysis.report import render_report
@@ -37,7 +37,7 @@ def analyze(
     summary = summary_of(truth, analyses)
     page = render_report(truth, analyses, gallery)
     write_json(Path(out_dir) / "analysis.json", summary)
-    write_bytes(Path(out_dir) / "report.html", page.encode("utf-8"))
+    write_text(Path(out_dir) / "report.html", page)
     return summary
 
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from jrdp.files import make_folder, write_bytes, write_text
+from jrdp.files import make_folder, write_text
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c2733; }
@@ -95,7 +95,7 @@ class Report:
             + f"<p>{html.escape(machine())}</p></body></html>\n"
         )
         make_folder(folder)
-        write_bytes(folder / "report.html", page.encode("utf-8"))
+        write_text(folder / "report.html", page)
         write_text(folder / "report.json", json.dumps({**verdict, **data}, indent=1, allow_nan=False) + "\n")
 
 

@@ -247,6 +247,15 @@ def test_bad_input_writes_nothing(tmp_path):
     assert not out.exists()
 
 
+def test_half_a_character_in_a_file_name(tmp_path):
+    truth, results = scene(pictures=3)
+    for entry in truth["images"]:
+        entry["file_name"] = "\ud800.png"
+    analyze(truth, {"a": results, "\udcff": results}, tmp_path)
+    assert "\\ud800.png" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert list(json.loads((tmp_path / "analysis.json").read_text())["runs"]) == ["a", "\udcff"]
+
+
 def test_crowd_and_string_ids(tmp_path):
     truth, results = scene()
     for entry in truth["images"]:
