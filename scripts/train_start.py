@@ -67,6 +67,14 @@ def run(config, options) -> None:
             half = x[:, :, ::2, ::2]
             return jt.concat([half, half], dim=1)
 
+    class LearningNorm(nn.BatchNorm):
+        """Batch norm over the batch, called as the frozen one is."""
+
+        def execute(self, x, add=None, rectify=False):
+            y = super().execute(x)
+            y = y if add is None else y + add
+            return nn.relu(y) if rectify else y
+
     model = RDPNet(config.model)
     body = model.backbone.body
     for name, blocks in start.KEPT.items():
@@ -74,7 +82,7 @@ def run(config, options) -> None:
         setattr(body, name, nn.Sequential(*list(layer.layers.values())[:blocks]))
     body.layer4 = TwoCopies()
     norms = {}
-    _learn_norms(body, FrozenBatchNorm, nn.BatchNorm, norms)
+    _learn_norms(body, FrozenBatchNorm, LearningNorm, norms)
     parameters = trainable_parameters(model)
     optimizer = jt.optim.Adam(list(parameters.values()), lr=options.rate, betas=(0.9, 0.99))
     dataset = load_dataset(config.data.train, config, training=True)
