@@ -8,7 +8,7 @@
 #
 # Settings (environment):
 #   PYTHON            the interpreter that has jrdp's requirements and pytest; default python3
-#   TWIN_PYTHON       the one that has torch and pytest; default PYTHON
+#   TWIN_PYTHON       the one that has torch, jrdp's requirements (but Jittor) and pytest; default PYTHON
 #   PARITY_OUT        folder for the reports of every command, default parity_out in the clone. A command whose report is
 #                     there is not run again, so an interrupted run goes on where it stopped.
 #   PARITY_DOCUMENT   default docs/parity.md
@@ -17,7 +17,8 @@
 #   PARITY_BATCHES    training batches whose gradients are compared, default 4
 #   PARITY_STEPS      of the training comparison, default 6
 #   PARITY_WHOLE      words for a whole training in both frameworks, such as "--config configs/small_cpu.yaml --steps 600";
-#                     default none, as it takes half an hour and more
+#                     default none, as it takes half an hour and more; interrupted, it goes on from the last
+#                     train.checkpoint_period
 #   PARITY_ABOUT      what the weights are, for the document; default: what their file says of the training
 #   PARITY_THREADS    of each side, default all cores
 #   PARITY_ONLY       a regular expression: run only the commands of this name, and write no document
@@ -42,7 +43,7 @@ export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" JRDP_TWIN_PYTHON="$twin"
 mkdir -p "$out"
 out="$(cd "$out" && pwd)"
 for each in "$python" "$twin"; do
-    "$each" -c "import numpy, pydantic, pytest" || { echo "error: $each lacks a requirement, see above" >&2; exit 2; }
+    "$each" -c "import cv2, numpy, pycocotools, pydantic, pytest, yaml" || { echo "error: $each lacks a requirement, see above" >&2; exit 2; }
 done
 "$twin" -c "import torch" || { echo "error: $twin has no torch; name another with TWIN_PYTHON" >&2; exit 2; }
 
@@ -80,15 +81,23 @@ tests configuration_jittor "$python" tests/models/test_model_state.py
 tests preprocessing "$python" tests/data/test_transforms.py -k "bit_exact or resize_rule"
 tests operators_twin "$twin" tests/comparison/test_twin.py tests/comparison/test_twin_train.py \
     -k "roi_align or nms or candidates or post_processing or pasting or assignment or locations"
-tests operators_jittor "$python" tests/ops
+tests operators_jittor "$python" tests/ops -m "not gpu"
 tests released_twin "$twin" tests/comparison/test_twin.py tests/comparison/test_twin_train.py -k "stages or pasted or losses or steps"
-tests released_jittor "$python" tests/models/test_rdpnet_inference.py tests/models/test_rdpnet_training.py
+tests released_jittor "$python" tests/models/test_rdpnet_inference.py tests/models/test_rdpnet_training.py -m "not gpu"
+if "$python" -c "import onnx, onnxruntime" 2>/dev/null; then
+    tests onnx "$python" tests/export -k "goldens or any_picture_size or decoding"
+else
+    echo "without onnx: $python has no onnx and onnxruntime"
+fi
 
 compare layers_golden 0 layers "${golden[@]}" --images tests/golden/imgs
 compare layers_fast 0 layers "${golden[@]}" --images "$one" --engine fast
 for backbone in r101 x101; do
     compare "layers_$backbone" 0 layers --images "$one" --set "model.backbone.name=$backbone" "${small[@]}"
 done
+step sums_jittor 0 "$python" scripts/parity_sums.py jittor
+step sums_torch 0 "$twin" scripts/parity_sums.py torch
+step sums_chains 0 "$python" scripts/parity_sums.py chains
 compare layers_trained 0 layers --weights "$weights" --images "$out/inputs/pictures"
 
 for seed in $(seq 1 "$batches"); do

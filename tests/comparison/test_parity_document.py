@@ -47,6 +47,9 @@ def test_commands_are_shown_as_a_person_types_them(document, tmp_path):
     done(out, "c", pytest_words, log="x\n== 3 passed in 2.10s ==\n")
     assert document._command(out, "c") == 'pytest tests/ops -k "roi or nms"'
     assert document._passed(out, "c") == "3 passed"
+    done(out, "d", "/opt/python -m pytest -q -p no:cacheprovider tests/ops -m not gpu", log="3 passed, 2 deselected in 1.0s\n")
+    assert document._command(out, "d") == 'pytest tests/ops -m "not gpu"'
+    assert document._passed(out, "d") == "3 passed"
 
 
 def test_a_control_that_was_not_caught_is_visible(document, tmp_path):
@@ -58,6 +61,31 @@ def test_a_control_that_was_not_caught_is_visible(document, tmp_path):
     rows = [line for line in document._controls(tmp_path) if line.startswith("| `") or line.startswith("| 1.0")]
     assert len(rows) == 6
     assert [row for row in rows if "| 0 | nothing |" in row] == [row for row in rows if "`aligned`" in row]
+
+
+def test_tolerances_are_those_of_the_reports(document, tmp_path):
+    assert document._tolerances(tmp_path) == []
+    done(tmp_path, "gradients1", "jrdp compare", report={"tolerances": {"loss": 2e-5, "norm": 0.5, "element": 0.25}})
+    rows = [line for line in document._tolerances(tmp_path) if line.startswith("| ") and "---" not in line]
+    assert [row.split(" | ")[1].rstrip(" |") for row in rows] == ["tolerance", "2e-05", "0.5", "0.25"]
+
+
+def test_the_rounding_of_plain_sums_is_shown_beside_the_frameworks(document, tmp_path):
+    found = {"sums_jittor": {"jittor": 3e-7}, "sums_torch": {"torch": 7e-8}, "sums_chains": {"one chain": 4e-7, "eight chains": 6e-8}}
+    for name, sides in found.items():
+        assert document._sums(tmp_path) == []
+        words = f"/opt/python scripts/parity_sums.py {name[5:]}"
+        done(tmp_path, name, words, log="compiling\n" + json.dumps({side: {"4": value} for side, value in sides.items()}) + "\n")
+    lines = document._sums(tmp_path)
+    assert "| 4 | 3e-07 | 7e-08 | 4e-07 | 6e-08 |" in lines and "    python scripts/parity_sums.py torch" in lines
+
+
+def test_one_float32_chain_is_rougher_than_eight():
+    words = [sys.executable, str(ROOT / "scripts" / "parity_sums.py")]
+    done = subprocess.run([*words, "chains"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert all(2 * found["eight chains"][key] < found["one chain"][key] < 1e-6 for key in ("4", "128"))
+    assert subprocess.run([*words, "else"], capture_output=True).returncode == 1
 
 
 def test_bad_arguments_are_told_before_anything_runs(tmp_path):
