@@ -15,7 +15,7 @@ def test_every_config_in_the_repository_loads(path):
     assert isinstance(load_config(path), Config)
 
 
-def test_r50_isod_is_the_default_written_out(request):
+def test_r50_isod_is_the_default_written_out():
     path = pathlib.Path(__file__).parent.parent / "configs" / "r50_isod.yaml"
     assert load_config(path) == Config()
     written = [line for line in path.read_text().splitlines() if not line.startswith("#")]
@@ -161,6 +161,10 @@ def test_pyramid_settings_without_effect_are_refused(settings, words):
 
 
 def test_pyramid_settings_with_effect_are_taken():
+    def pyramid(*settings):
+        return load_config(None, [f"model.pyramid.{setting}" for setting in settings]).model.pyramid
+
     for enhancement in ("progressive", "dense", "regularized", "top_down_regularized"):
-        load_config(None, [f"model.pyramid.enhancement={enhancement}", "model.pyramid.fusion=3x3", "model.pyramid.levels=p3-p5"])
-    load_config(None, ["model.pyramid.enhancement=pa", "model.pyramid.levels=p3-p5"])
+        taken = pyramid(f"enhancement={enhancement}", "fusion=3x3", "levels=p3-p5")
+        assert (taken.enhancement, taken.fusion, taken.levels) == (enhancement, "3x3", "p3-p5")
+    assert pyramid("enhancement=pa", "levels=p3-p5").levels == "p3-p5"

@@ -44,7 +44,7 @@ def test_interrupted_is_130(capsys):
     assert (code, text) == (130, "jrdp: interrupted\n")
 
 
-def test_a_refused_command_leaves_no_empty_folder(capsys, tmp_path):
+def test_a_refused_command_leaves_no_empty_folder(tmp_path):
     def command():
         files.make_folder(tmp_path / "a" / "b")
         files.make_folder(tmp_path / "kept")

@@ -51,12 +51,13 @@ def config_of(file: WeightFile, config: str | Path | Config | None, overrides: l
 def _refuse_unasked_code(file: WeightFile, config: Config, overrides: list[str]) -> None:
     """Weights hold no code, and which code is run because of them is for who loads them to say."""
     asked = {override.partition("=")[0].strip() for override in overrides}
-    for key, path in own_parts(config.model).items():
-        if key not in asked and not is_imported(path):
-            raise UserError(
-                f"{file.path} was trained with code of its own, {path}: to run that code, add --set {key}={path} or give "
-                "the --config it was trained with"
-            )
+    unasked = {k: p for k, p in own_parts(config.model).items() if k not in asked and not is_imported(p)}
+    if unasked:
+        settings = " ".join(f"--set {key}={path}" for key, path in unasked.items())
+        raise UserError(
+            f"{file.path} was trained with code of its own, {' and '.join(unasked.values())}: to run that code, add {settings} "
+            "or give the --config it was trained with"
+        )
 
 
 def check_finite(tensors: dict, path: str | Path | None) -> None:

@@ -135,7 +135,7 @@ def test_a_worker_that_is_killed_is_told_from_one_that_fails(tmp_path):
             worker.ask("memory")
 
 
-def test_a_pair_needs_torch_and_says_so(tmp_path):
+def test_a_pair_needs_torch_and_says_so():
     if importlib.util.find_spec("torch") is not None:
         pytest.skip("this Python has torch")
     with pytest.raises(UserError, match="--twin-python"):

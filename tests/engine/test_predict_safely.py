@@ -110,7 +110,7 @@ def test_a_link_planted_where_the_record_goes_is_not_followed(photos, tmp_path):
     assert victim.read_text() == "precious"
 
 
-def test_two_runs_into_one_folder(photos, tmp_path):
+def test_two_runs_into_one_folder(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     with Record(out, {}, resume=False):
@@ -141,7 +141,7 @@ class Found:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_memory_does_not_grow_with_the_folder(photos, tmp_path, monkeypatch, batch):
+def test_memory_does_not_grow_with_the_folder(photos, tmp_path, batch):
     held = []
 
     class Model:

@@ -155,7 +155,7 @@ def test_pictures_that_share_a_run_are_given_to_the_network_together(model, gold
     assert scores[0] == scores[1] and np.abs(np.array(scores[0]) - np.array(scores[2])).max() < 1e-4
 
 
-def test_output_names_never_collide(tmp_path):
+def test_output_names_never_collide():
     from pathlib import Path
 
     names = output_names([Path("x/a.jpg"), Path("y/a.jpg"), Path("a.png"), Path("b.png"), Path("b_instances.png")])

@@ -134,7 +134,7 @@ def tested(sample, tmp_path_factory):
     return config, out, kept[0], result
 
 
-def test_tests_on_the_way_are_logged_and_the_best_is_kept(sample, tested):
+def test_tests_on_the_way_are_logged_and_the_best_is_kept(tested):
     config, out, _, result = tested
     lines = records(out)
     assert ["metrics" in line for line in lines] == [False, True, False, True]
@@ -149,7 +149,7 @@ def test_tests_on_the_way_are_logged_and_the_best_is_kept(sample, tested):
     assert list((out / "tensorboard").glob("events*"))
 
 
-def test_a_run_with_tests_on_the_way_is_resumed_bit_for_bit(sample, tested):
+def test_a_run_with_tests_on_the_way_is_resumed_bit_for_bit(tested):
     config, out, at3, _ = tested
     train(config, at3, resume=True)
     assert records(at3) == records(out)

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from matplotlib.cbook import is_math_text
 
 from jrdp.evaluation.curves import new_figure, plain_text
 
@@ -14,3 +15,4 @@ def test_no_name_is_taken_for_mathematics(name):
     axes.plot([0, 1], [0, 1], label=plain_text(name))
     axes.legend()
     figure.savefig(io.BytesIO(), format="png")
+    assert not is_math_text(plain_text(name)), "drawn as a formula"

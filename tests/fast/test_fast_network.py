@@ -232,7 +232,7 @@ def test_a_large_picture_and_a_thin_one(r50):
         assert found.boxes[:, 2].max() <= size[1] - 1 and found.boxes[:, 3].max() <= size[0] - 1
 
 
-def test_unsupported_configurations_are_named(seeded):
+def test_unsupported_configurations_are_named():
     for override, key in (
         ("model.pyramid.enhancement=bifpn", "model.pyramid.enhancement"),
         ("model.pyramid.upsample=bilinear", "model.pyramid.upsample"),

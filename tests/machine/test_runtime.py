@@ -88,7 +88,7 @@ def test_cuda_is_off_without_a_gpu_although_nvcc_is_on_the_path(tmp_path):
     assert json.loads(_fresh(SHOW, tmp_path, PATH=path))["nvcc_path"] == ""
 
 
-def test_a_child_process_decides_for_itself(tmp_path, monkeypatch):
+def test_a_child_process_decides_for_itself(monkeypatch):
     for name in ("first", "second"):
         monkeypatch.setenv(name, "before")
     monkeypatch.delenv("third", raising=False)

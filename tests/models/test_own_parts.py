@@ -198,6 +198,11 @@ def test_weights_do_not_choose_what_code_is_run(parts):
         config_of(file, None, [])
     assert config_of(file, None, [f"model.backbone.name={name}"]).model.backbone.name == name
     assert config_of(file, parse_config(stored, "given"), []).model.backbone.name == name
+    both = load_config(None, [f"model.pyramid.enhancement={parts}:Mine"], base=config_of(file, None, [f"model.backbone.name={name}"]))
+    file.metadata["config"] = both.model_dump(mode="json")
+    with pytest.raises(UserError, match=f"add --set model.backbone.name={name} --set model.pyramid.enhancement={parts}:Mine or"):
+        config_of(file, None, [])
+    file.metadata["config"] = stored
     importlib.import_module(parts)
     assert config_of(file, None, []).model.backbone.name == name
 
