@@ -121,7 +121,8 @@ def test(
     from jrdp import interchange
     from jrdp.machine import runtime
     from jrdp.data.catalog import load_dataset
-    from jrdp.engine.evaluate import Asked, batches_of, evaluate_datasets
+    from jrdp.engine.evaluate import Asked, batches_of, evaluate_datasets, records_of
+    from jrdp.engine.growing_file import refuse_unfinished
     from jrdp.engine.weights import config_of
 
     refuse_unused_settings("test", settings)
@@ -131,6 +132,9 @@ def test(
     test_sets = [(name, load_dataset([name], chosen, training=False)) for name in chosen.data.test]
     if not test_sets:
         raise UserError("data.test is empty: name a dataset, for example --set 'data.test=[images:annotations.json]'")
+    if not resume:
+        for path in records_of(chosen.data.test, out):
+            refuse_unfinished(path)
     asked = Asked(
         {"weights": [str(weights.resolve()), weights.stat().st_size], "config": chosen.model_dump(mode="json")}, resume
     )
@@ -165,6 +169,7 @@ def predict(
     A video gives NAME.mp4 (overlay) and NAME.json (the detections of every frame), in one process.
     """
     import jrdp
+    from jrdp.engine.growing_file import refuse_unfinished
     from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, split_videos
     from jrdp.engine.predict import predict_files, tasks_of
     from jrdp.engine.record import Record, is_finished
@@ -196,7 +201,10 @@ def predict(
         [Path(f"camera_{video}") if isinstance(video, int) else video for video in videos],
         taken=["predictions", "predictions.partial", *(task.name for task in tasks)],
     )
-    if resume:
+    if not resume:
+        for name in ["predictions"] * bool(pictures) + names:
+            refuse_unfinished(out / f"{name}.partial.jsonl")
+    else:
         done = [
             name
             for name in names
@@ -206,10 +214,9 @@ def predict(
         videos, names = [v for v, n in zip(videos, names) if n not in done], [n for n in names if n not in done]
     failed: List[str] = []
     if jobs > 1:
-        from jrdp import interchange
-        from jrdp.engine.weights import config_of
+        from jrdp.engine.weights import batch_size_of
 
-        size = config_of(interchange.read(weights), config, settings).test.batch_size
+        size = batch_size_of(weights, config, settings)
         jobs = min(jobs, -(-len(pictures) // size))
     else:
         jobs = min(jobs, len(pictures))

@@ -158,6 +158,13 @@ class SolverConfig(Section):
     # The largest L2 norm of all gradients together: longer ones are shortened to it. None: as they are, as released.
     clip_norm: Optional[float] = Field(None, gt=0)
 
+    @model_validator(mode="after")
+    def _effects(self) -> SolverConfig:
+        for key, value, of in (("gamma", self.gamma, "steps"), ("warmup_factor", self.warmup_factor, "warmup_iterations")):
+            if value != type(self).model_fields[key].default and not getattr(self, of):
+                raise ValueError(f"{key}: {value} has no effect with {of}: {getattr(self, of)}; leave it out")
+        return self
+
 
 class TrainConfig(Section):
     weights: Optional[str] = None  # ImageNet backbone or a full checkpoint to start from; None starts from scratch

@@ -26,6 +26,9 @@ _SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, er
 # What the loader says when a library does not fit into memory; the error has no number then.
 _NO_MEMORY = re.compile("failed to map segment|cannot allocate memory", re.IGNORECASE)
 
+# Python's own words, and the system's as Jittor passes them on, where no further thread can be started.
+_NO_THREADS = re.compile("can't start new thread|Resource temporarily unavailable")
+
 
 def run(command: Callable[[], None]) -> int:
     """Call `command`, which may raise anything; print what there is to say and return the exit code."""
@@ -71,6 +74,8 @@ def reason_of(error: BaseException) -> Optional[str]:
     if isinstance(error, MemoryError) or isinstance(error, (ImportError, OSError)) and _NO_MEMORY.search(str(error)):
         detail = _one_line(str(error))
         return f"not enough memory{f' ({detail})' if detail else ''}: use smaller pictures or batches, or fewer jobs"
+    if isinstance(error, RuntimeError) and _NO_THREADS.search(str(error)):
+        return "the system starts no further thread for this process (ulimit -u, ulimit -v or a container's limit on processes)"
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # of Python's tempfile
         return "no folder for temporary files can be written to (is the disk full?); TMPDIR names another one"
     if isinstance(error, OSError) and error.strerror:

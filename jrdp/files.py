@@ -280,14 +280,31 @@ def parse_json(text: str | bytes, **hooks: Any) -> Any:
 def read_json(path: str | Path, what: str) -> Any:
     """The parsed JSON in `path`; `what` names it in the `UserError` for a missing, unreadable or malformed file."""
     refuse_special(path)
+    data = b""
     try:
-        return parse_json(Path(path).read_bytes())
+        data = Path(path).read_bytes()
+        return parse_json(data)
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
     except MemoryError as error:
         raise UserError(f"not enough memory to read the {what} {path}") from error
     except ValueError as error:
-        raise UserError(f"the {what} {path} is not valid JSON: {error}") from error
+        raise UserError(f"the {what} {path} is not valid JSON: {no_json(data) or error}") from error
+
+
+_NO_JSON = (
+    (b"\x1f\x8b", "it is compressed with gzip: unpack it first"),
+    (b"PK\x03\x04", "it is a zip file: unpack it first"),
+    (b"version https://git-lfs", "it is a pointer of git-lfs: fetch the file itself with `git lfs pull`"),
+    (b"<", "it is a web page or XML"),
+)
+
+
+def no_json(data: bytes) -> str | None:
+    """What a file is that people take for JSON, by how it begins; None for anything else."""
+    if not data.strip():
+        return "it is empty"
+    return next((reason for start, reason in _NO_JSON if data.lstrip().startswith(start)), None)
 
 
 def make_folder(folder: str | Path) -> Path:

@@ -105,12 +105,15 @@ class Soak:
             self.command(arguments), cwd=self.work, env=self.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         mark = out / ("last.safetensors" if training else "predictions.partial.jsonl")
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not mark.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(self.random.random())
         process.kill()
         process.wait()
+        if not out.exists() or not (mark.exists() or (out / "predictions.json").exists()):
+            shutil.rmtree(out.parent)  # a machine so busy that nothing was done yet: there is nothing to continue
+            return
         done = self.call([*arguments, "--resume"])
         lost = ""
         if done.returncode == 0:

@@ -63,6 +63,8 @@ def test_stride_follows_the_backbone_unless_set():
         ("solver.base_lr=true", ["solver.base_lr", "number", "not True"]),
         ("input.mean=[1,'2',3]", ["input.mean.1", "number", "not '2'"]),
         ("solver={gamma: 0.5, gamma: 0.1}", ["'gamma' is given twice"]),
+        ("solver={steps: [], gamma: 0.5}", ["gamma: 0.5 has no effect with steps: []"]),
+        ("solver={warmup_iterations: 0, warmup_factor: 0.5}", ["warmup_factor: 0.5 has no effect with warmup_iterations: 0"]),
         ("solver", ["--set 'solver'", "key.key=value"]),
         ("solver..x=1", ["--set"]),
         ("solver.base_lr.x=1", ["solver.base_lr"]),

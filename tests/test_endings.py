@@ -76,6 +76,12 @@ def test_a_library_that_does_not_fit_into_memory():
     assert endings.reason_of(ImportError("No module named 'x'")) is None
 
 
+@pytest.mark.parametrize("text", ["can't start new thread", "Wrong inputs\n\nFailed reason:Resource temporarily unavailable"])
+def test_no_further_thread(text):
+    assert "no further thread" in endings.reason_of(RuntimeError(text))
+    assert endings.reason_of(RuntimeError("something else")) is None
+
+
 def test_no_folder_for_temporary_files(monkeypatch):
     import tempfile
 

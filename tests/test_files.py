@@ -1,6 +1,7 @@
 """Files that are whole or absent, and JSON from outside."""
 
 import errno
+import gzip
 import json
 import os
 import resource
@@ -173,3 +174,16 @@ def test_every_reader_refuses_a_pipe(tmp_path):
             reader(pipe)
     with pytest.raises(UserError, match="http://host/imgs:http://host/a.json is an address"):
         locate("http://host/imgs:http://host/a.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (b"", "it is empty"), (b"\n<!DOCTYPE html>", "web page"), (gzip.compress(b"{}"), "gzip: unpack"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"), (b"{'a': 1}", "double quotes"),
+    ],
+)  # fmt: skip
+def test_what_is_taken_for_json_is_named(tmp_path, data, words):
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(UserError, match=words):
+        files.read_json(tmp_path / "a.json", "annotations")

@@ -118,6 +118,11 @@ def _recorded(new: Iterable[Found], record: FrameRecord | None) -> Iterator[Foun
         yield found
 
 
+def records_of(datasets: list[str], out: Path) -> list[Path]:
+    """Where a test of these sets keeps what it has found until it ends."""
+    return [(out if len(datasets) == 1 else out / folder) / PARTIAL for folder in folder_names(datasets)]
+
+
 def batches_of(dataset: CocoDataset, config: Config) -> list[Batch]:
     """Pictures in the order of their ids, `test.batch_size` at a time."""
     order, size = dataset.sorted_indices(), config.test.batch_size

@@ -8,10 +8,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterator
+from typing import BinaryIO, Iterator
 
 from jrdp.errors import UserError
 from jrdp.files import parse_json, refuse_inputs
+
+try:
+    import fcntl
+except ImportError:  # not on every system; there are no locks there
+    fcntl = None
 
 
 class GrowingFile:
@@ -37,7 +42,7 @@ class GrowingFile:
                     return  # killed before anything was done
                 if first != self._header:
                     raise UserError(
-                        f"--resume with other {asked} than {self.path}: give the same ones, or leave --resume out to begin anew"
+                        f"--resume with other {asked} than {self.path}: give the same ones, or remove that file to begin anew"
                     )
                 self._end = len(first)
                 for line in lines:
@@ -51,11 +56,11 @@ class GrowingFile:
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror}") from error
 
-    def open(self, lock: Callable[[BinaryIO], None] = lambda file: None) -> None:
-        """Go on behind what was kept; `lock` is called before anything is changed. Raises `UserError`."""
+    def open(self) -> None:
+        """Go on behind what was kept, alone until `close`. Raises `UserError`, also where another process writes it."""
         try:
             self._file = _open(self.path, os.O_RDWR | os.O_CREAT, "r+b")
-            lock(self._file)
+            _lock(self._file, self.path)
             self._file.truncate(self._end)
             self._file.seek(self._end)
             if self._end == 0:
@@ -91,9 +96,37 @@ class GrowingFile:
         self._file.flush()
 
 
+def refuse_unfinished(path: Path) -> None:
+    """Raise `UserError` where `path` holds what an interrupted run has done, which a run from the start would drop."""
+    try:
+        with _open(path, os.O_RDONLY, "rb") as lines:
+            _lock(lines, path)
+            done = sum(line.endswith(b"\n") for line in lines) - 1
+    except OSError:
+        return  # none, or none of ours: whoever opens it says so
+    if done > 0:
+        raise UserError(
+            f"{path} keeps what an interrupted run has done ({done} {'entry' if done == 1 else 'entries'}): add --resume to "
+            "go on with it, remove that file to begin anew, or give another --out"
+        )
+
+
 def _open(path: Path, flags: int, mode: str) -> BinaryIO:
     """A link that waits at `path` is not followed."""
     return os.fdopen(os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666), mode)
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Hold `file` until it is closed; raises `UserError` when another process has it, which writes to the same folder."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(f"another process is writing into {path.parent} ({path.name}): wait for it, or give another --out") from error
+    except OSError:
+        pass  # a file system without locks
 
 
 def _whole(line: bytes, fields: set[str]) -> dict | None:

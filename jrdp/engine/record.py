@@ -9,18 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from jrdp.engine.growing_file import GrowingFile
-from jrdp.errors import UserError
 from jrdp.files import atomic_write
-
-try:
-    import fcntl
-except ImportError:  # not on every system; there are no locks there
-    fcntl = None
 
 NAME = "predictions.partial.jsonl"
 
@@ -65,7 +58,7 @@ class Record:
         return left
 
     def __enter__(self) -> Record:
-        self._lines.open(partial(_lock, out=self._out))
+        self._lines.open()
         return self
 
     def __exit__(self, kind, *_) -> None:
@@ -97,19 +90,6 @@ class Record:
         if not keep:
             self._lines.path.unlink(missing_ok=True)
         return detections
-
-
-def _lock(file, out: Path) -> None:
-    """Hold `file` until it is closed; raises `UserError` when another process has it, which writes to the same folder."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise UserError(f"another process is predicting into {out}: wait for it, or give another --out") from error
-    except OSError:
-        pass  # a file system without locks
 
 
 def is_finished(out: Path, tasks: list[Task]) -> bool:

@@ -49,6 +49,7 @@ def differences(config: Config, saved: Config) -> list[str]:
         and not (key == "solver.max_iterations" and mine[key] > theirs[key])  # a longer run goes on from the shorter
         and key not in _FREE and not key.startswith("test.")
         or key == "train.weights" and _other_file(mine[key], theirs.get(key))
+        or key == "train.partial_weights" and mine[key] and not theirs.get(key)  # it chose what the start was filled with
     )
 
 

@@ -48,6 +48,13 @@ def config_of(file: WeightFile, config: str | Path | Config | None, overrides: l
     return chosen
 
 
+def batch_size_of(weights: Path, config: Path | None, overrides: list[str]) -> int:
+    """The `test.batch_size` that `config_of` would give; reads no tensor of a native file, and checks no weights."""
+    stored = None if config is not None else interchange.stored_config(weights)
+    base = None if stored is None else parse_config(stored, f"stored in {weights}")
+    return load_config(config, overrides, base=base).test.batch_size
+
+
 def _refuse_unasked_code(file: WeightFile, config: Config, overrides: list[str]) -> None:
     """Weights hold no code, and which code is run because of them is for who loads them to say."""
     asked = {override.partition("=")[0].strip() for override in overrides}

@@ -11,7 +11,7 @@ from jrdp.interchange.imagenet import imagenet_weights, write_imagenet_weights
 from jrdp.interchange.matching import Matched, match, match_part
 from jrdp.interchange.tensors import BFloat16
 from jrdp.interchange.training import TrainingState, from_pytorch, to_pytorch
-from jrdp.interchange.weight_file import WeightFile, infer_config, infer_model, read, write
+from jrdp.interchange.weight_file import WeightFile, infer_config, infer_model, read, stored_config, write
 
 __all__ = [
     "BFloat16",
@@ -27,6 +27,7 @@ __all__ = [
     "match",
     "match_part",
     "read",
+    "stored_config",
     "to_pytorch",
     "write",
     "write_imagenet_weights",

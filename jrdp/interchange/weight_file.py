@@ -83,6 +83,23 @@ def read(path: str | Path) -> WeightFile:
     return file
 
 
+def stored_config(path: str | Path) -> Optional[dict]:
+    """The configuration in the header of a native checkpoint, without its tensors; None where there is none, or no file.
+
+    What is wrong with a file, `read` says.
+    """
+    try:
+        refuse_special(path)
+        with open(path, "rb") as stream:
+            start = stream.read(10)
+            length = header_length(start)
+            header = b"" if length is None else (start + stream.read(length))[8 : 8 + length]
+        config = parse_json(parse_json(header)["__metadata__"]["jrdp"])["config"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
 def _read(path: Path) -> WeightFile:
     if path.is_dir():
         raise FormatError("it is a folder")

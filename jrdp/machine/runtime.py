@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import resource
 import sys
 import warnings
 from typing import Optional
@@ -22,6 +23,9 @@ __all__ = ["Setup", "cores", "describe_tf32", "own_process", "prepare", "start"]
 # sizes of pictures; from then on every call, of a known size or not, asks cuDNN's heuristics anew. A key takes a hundred
 # bytes, and there are some sixty convolutions for each size of pictures and five for each number of RoIs.
 _CUDNN_ALGORITHMS = 16384
+
+# What a prediction of one small picture takes of the address space: libraries, weights, and a stack and a heap a thread.
+_ADDRESSES, _ADDRESSES_PER_CORE = 1400 << 20, 150 << 20
 
 _process_is_ours = False
 
@@ -66,6 +70,7 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     if device == "cuda" and not setup.cuda.usable:
         raise UserError(f"--device cuda cannot be used: {_sentence(setup.cuda.reason, setup.cuda.fix)}")
     verbose = bool(os.environ.get("JRDP_VERBOSE"))
+    _check_address_space()
     if _process_is_ours and not verbose:
         plain_progress.begin()
     if "jittor" not in sys.modules:
@@ -91,6 +96,28 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     if seed is not None:
         jt.set_global_seed(seed, different_seed_for_mpi=False)  # every rank starts from the same weights
     return chosen
+
+
+def _check_address_space() -> None:
+    """Raise `UserError` for a limit on memory (`ulimit -v`) that Jittor does not fit in: it would end in a segmentation fault.
+
+    Under a higher limit a process of ours says so once, as Jittor ends without a word where that is reached.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY or "jittor" in sys.modules:
+        return
+    needed = _ADDRESSES + _ADDRESSES_PER_CORE * cores()
+    if limit < needed:
+        raise UserError(
+            f"this process may use {limit / 2**30:.1f} GiB of memory addresses (ulimit -v), and Jittor needs "
+            f"{needed / 2**30:.1f} to start on {cores()} cores: raise the limit (ulimit -v unlimited)"
+        )
+    if _process_is_ours:
+        print(
+            f"jrdp: memory addresses are limited to {limit / 2**30:.1f} GiB (ulimit -v): where that is too little, Jittor "
+            "ends with a segmentation fault",
+            file=sys.stderr,
+        )
 
 
 def _sentence(reason: str, fix: str) -> str:

@@ -1,5 +1,6 @@
 """Bad input to the command line: one clear line, exit code 2, nothing half-written."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -213,6 +214,22 @@ def test_options_without_effect_are_refused(run, tmp_path, weights, sample):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_what_an_interrupted_run_has_done_is_not_dropped(run, tmp_path, weights, sample, command):
+    out = tmp_path / "o"
+    out.mkdir()
+    kept = out / {"test": "test.partial.jsonl", "predict": "predictions.partial.jsonl"}[command]
+    kept.write_text('{"asked": {}}\n{"results": []}\n')
+    what = ["--set", dataset(sample)] if command == "test" else [sample / "imgs"]
+    asked = [command, "--weights", weights, "--out", out, *what]
+    refused(run(*asked), kept, "(1 entry)", "add --resume", "remove that file")
+    with open(kept, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused(run(*asked), "another process is writing into", out)
+    refused(run(*asked, "--resume"), "--resume with other", "remove that file")
+    assert kept.read_text().count("\n") == 2
+
+
 def test_resuming_with_other_start_weights_is_refused():
     from jrdp.config import load_config
     from jrdp.engine.run_folder import differences
@@ -221,6 +238,8 @@ def test_resuming_with_other_start_weights_is_refused():
     assert differences(load_config(), saved) == [] and differences(same, saved) == []
     assert differences(load_config(None, ["train.weights=c.pth"]), saved) == ["train.weights"]
     assert differences(saved, load_config()) == ["train.weights"]
+    partly = load_config(None, ["train.weights=a/b.pth", "train.partial_weights=true"])
+    assert differences(partly, saved) == ["train.partial_weights"] and differences(saved, partly) == []
 
 
 def test_no_dataset_tool_replaces_an_input(run, tmp_path):

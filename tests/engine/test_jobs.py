@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from jrdp import cli
+from jrdp import cli, interchange
 from jrdp.machine import runtime
 from jrdp.dataset_tools.sample import write_sample
 from jrdp.data.workers import WorkerPool
 from jrdp.engine import jobs
+from jrdp.engine.weights import batch_size_of, config_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--device", "cpu", "--set", "input.min_size=96", "--set", "input.max_size=144")
@@ -136,6 +137,17 @@ def test_a_picture_that_cannot_be_read_ends_a_test(run, sample, weights, tmp_pat
     last = error.splitlines()[-1]  # before it, perhaps how much is kept for --resume
     assert code == 2 and output == "" and last.startswith("jrdp: error: cannot read image")
     assert "train_001_b.png" in last and set(files(tmp_path / "out")) <= {"test.partial.jsonl"}
+
+
+def test_the_batch_size_is_known_without_the_weights(weights, tmp_path):
+    with open(weights, "rb") as file:
+        start = file.read(8)
+        header = start + file.read(int.from_bytes(start, "little"))
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(header)  # no tensor follows
+    assert batch_size_of(cut, None, []) == config_of(interchange.read(weights), None, []).test.batch_size
+    assert batch_size_of(cut, None, ["test.batch_size=3"]) == 3
+    assert batch_size_of(tmp_path / "none.pth", None, []) == 1
 
 
 def test_no_more_jobs_than_pictures(run, pools, sample, weights, tmp_path):

@@ -114,7 +114,7 @@ def test_two_runs_into_one_folder(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     with Record(out, {}, resume=False):
-        with pytest.raises(UserError, match="another process is predicting into"):
+        with pytest.raises(UserError, match="another process is writing into"):
             with Record(out, {}, resume=False):
                 pass
     with Record(out, {}, resume=False):
