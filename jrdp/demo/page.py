@@ -7,10 +7,12 @@ import os
 import tempfile
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jrdp.demo.answers import COLUMNS, answer
-from jrdp.engine.predictor import SalientInstanceModel
 from jrdp.errors import UserError
+
+if TYPE_CHECKING:
+    from jrdp.engine.predictor import SalientInstanceModel
 
 ADDRESS = "127.0.0.1"  # this machine alone
 
@@ -29,6 +31,8 @@ def build(model: SalientInstanceModel, folder: Path):
 
     The network runs once a photograph, one photograph at a time; moving the threshold only draws again.
     """
+    from jrdp.demo.answers import COLUMNS, answer  # imports Jittor, which only starting the model makes ready
+
     gradio = need_gradio()
     one_at_a_time = threading.Lock()
 
@@ -65,6 +69,10 @@ def serve(model: SalientInstanceModel, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="jrdp-demo-") as folder:
         page = build(model, Path(folder))
         try:
-            page.launch(server_name=ADDRESS, server_port=port, share=False, allowed_paths=[folder])
+            page.launch(server_name=ADDRESS, server_port=port, share=False, allowed_paths=[folder], quiet=True,
+                        prevent_thread_lock=True)
         except OSError as error:
-            raise UserError(f"cannot serve the page on {ADDRESS}:{port}: {error}; choose another --port") from error
+            reason = str(error).partition(". ")[0]  # without gradio's own advice
+            raise UserError(f"cannot serve the page on {ADDRESS}:{port}: {reason}; choose another --port") from error
+        print(f"http://{ADDRESS}:{port} is the page; Ctrl-C ends it", flush=True)
+        page.block_thread()

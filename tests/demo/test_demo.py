@@ -1,6 +1,7 @@
 """The page of `jrdp demo`: what it shows and gives to download, and the line without gradio."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -43,3 +44,10 @@ def test_without_gradio_the_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"jrdp\[demo\]"):
         need_gradio()
+
+
+def test_the_page_can_be_imported_before_jittor_is_made_ready():
+    """So that the device and TF32 can still be chosen, and that nothing but the missing package is waited for."""
+    code = "import sys, jrdp.demo.page; print('jittor' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "False\n"
