@@ -48,10 +48,22 @@ ConfigOption = typer.Option(
     None, "--config", help="YAML configuration; default: the one stored in the weights, or configs/r50_isod.yaml's."
 )
 SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override one configuration key, dotted; repeatable.")
-DeviceOption = typer.Option("auto", "--device", help="auto, cpu or cuda.")
+DeviceOption = typer.Option(
+    "auto", "--device", autocompletion=lambda: ["auto", "cpu", "cuda"], help="auto, cpu or cuda."
+)
 OutOption = typer.Option(..., "--out", help="Output folder.")
 WEIGHTS = "a file (.safetensors, .pth, .pkl), or a name as in `jrdp weights`"
-WeightsOption = typer.Option(..., "--weights", callback=find_weights, help=f"Weights: {WEIGHTS}.")
+
+
+def _published_names() -> List[str]:
+    from jrdp.interchange.published import PUBLISHED
+
+    return [entry.name for entry in PUBLISHED]
+
+
+WeightsOption = typer.Option(
+    ..., "--weights", callback=find_weights, autocompletion=_published_names, help=f"Weights: {WEIGHTS}."
+)
 JobsOption = typer.Option(
     1, "--jobs", min=1, metavar="N",
     help="Processes that share the pictures and the cores (OMP_NUM_THREADS each, where that is set): more pictures a "
@@ -249,7 +261,11 @@ def predict(
 
 
 @app.command("weights")
-def weights_command(name: Optional[str] = typer.Argument(None, help="One of them: where to get it, or a check of it.")) -> None:
+def weights_command(
+    name: Optional[str] = typer.Argument(
+        None, autocompletion=_published_names, help="One of them: where to get it, or a check of it."
+    ),
+) -> None:
     """List the authors' weights; with NAME, say where to get it and where to put it, or check it where it is there."""
     from jrdp.interchange import published
 
