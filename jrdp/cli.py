@@ -13,7 +13,7 @@ import typer
 from jrdp import endings
 from jrdp.comparison import cli as comparison
 from jrdp.errors import UserError
-from jrdp.files import protect
+from jrdp.files import check_target, make_folder, protect
 from jrdp.options import find_weights, refuse_options, refuse_unused_settings
 
 app = typer.Typer(
@@ -185,7 +185,6 @@ def predict(
     from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, split_videos
     from jrdp.engine.predict import predict_files, tasks_of
     from jrdp.engine.record import Record, is_finished
-    from jrdp.files import make_folder
 
     refuse_unused_settings("predict", settings)
     named = paths
@@ -296,6 +295,9 @@ def export(
     from jrdp.export import export as run
 
     refuse_unused_settings("export", settings)
+    protect(weights, *filter(None, [config]))
+    if target.suffix == ".onnx":
+        check_target(target)  # noticed before the work
     print(run(target, weights, config, settings))
 
 
@@ -339,6 +341,8 @@ def analyze(
     protect(ground_truth, *runs.values())
     if iou_type not in ("segm", "bbox"):
         raise UserError(f"--iou-type {iou_type!r} is not segm or bbox")
+    for name in ("analysis.json", "report.html"):
+        check_target(out / name)  # noticed before the work
     print(format_comparison(run(ground_truth, runs, out, images, iou_type)))
     print(f"report: {out / 'report.html'}")
 
@@ -372,7 +376,7 @@ def bench(
         refuse_unused_settings("bench --cost", settings)
         from jrdp.machine import runtime
         from jrdp.config import load_config
-        from jrdp.files import make_folder, write_json
+        from jrdp.files import write_json
 
         model = load_config(config, settings).model
         make_folder(out)
@@ -419,19 +423,20 @@ def data_stats(
     from jrdp.config import load_config
     from jrdp.data.catalog import locate
     from jrdp.dataset_tools.stats import dataset_statistics
-    from jrdp.files import make_folder, write_json
+    from jrdp.files import write_json
 
     refuse_unused_settings("data stats", settings)
     root = load_config(config, settings).data.root
     if out is not None:
         for name in names:
             protect(*locate(name, root).images.iterdir())
+        make_folder(out)  # a folder that cannot be written to is noticed before the work
     for number, name in enumerate(names, start=1):
         statistics = dataset_statistics(name, root)
         print(statistics.text())
         if out is not None:
             file_name = name if ":" not in name else f"dataset_{number}"
-            write_json(make_folder(out) / f"{file_name}.json", statistics.as_dict(), indent=1)
+            write_json(out / f"{file_name}.json", statistics.as_dict(), indent=1)
             print(f"  plots: {statistics.plot(out / f'{file_name}.png')}")
 
 

@@ -106,7 +106,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         try:
             _make(path.parent)
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {path}: {_why_no_folder(path.parent, error)}") from error
         try:
             stream, temporary = _open_temporary(path)
             with _Output(stream) as output:
@@ -319,7 +319,7 @@ def make_folder(folder: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from error
+        raise UserError(f"cannot write to the folder {folder}: {_why_no_folder(folder, error)}") from error
     return folder
 
 
@@ -356,6 +356,14 @@ def _make(folder: Path) -> None:
         missing.append(part)
     folder.mkdir(parents=True, exist_ok=True)
     _made.extend(part.absolute() for part in reversed(missing))
+
+
+def _why_no_folder(folder: Path, error: OSError) -> str:
+    """In words: "File exists" and "Not a directory" do not say that a file lies where a folder is to be."""
+    for part in (folder, *folder.parents):
+        if os.path.lexists(part) and not part.is_dir():
+            return f"{part} is a {'link that leads nowhere' if part.is_symlink() and not part.exists() else 'file'}, not a folder"
+    return error.strerror or str(error)
 
 
 def _umask() -> int:

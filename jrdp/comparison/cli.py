@@ -10,7 +10,7 @@ import typer
 
 from jrdp.comparison.pair import Options
 from jrdp.errors import UserError
-from jrdp.files import protect
+from jrdp.files import check_target, protect
 from jrdp.options import find_weights, refuse_unused_settings
 
 app = typer.Typer(
@@ -165,6 +165,8 @@ def detections(
 
     refuse_unused_settings("compare detections", settings)
     protect(first, second)
+    for name in ("report.html", "report.json"):
+        check_target(out / name)  # noticed before the work
     passed = compare_detections(
         first, second, dataset, _load_config(config, settings), out, score_tolerance, iou_tolerance, ap_tolerance
     )

@@ -230,6 +230,22 @@ def test_what_an_interrupted_run_has_done_is_not_dropped(run, tmp_path, weights,
     assert kept.read_text().count("\n") == 2
 
 
+def test_a_file_in_place_of_the_output_folder_is_noticed_before_the_work(run, tmp_path, sample):
+    taken = tmp_path / "a.png"
+    taken.write_bytes(b"a picture")
+    truth = sample / "val.json"
+    for command in (
+        ("analyze", "--ground-truth", truth, "--compare", f"a={tmp_path / 'none.json'}"),
+        ("compare", "detections", tmp_path / "none.json", tmp_path / "none.json", "--dataset", f"{sample}/imgs:{truth}"),
+        ("data", "stats", f"{sample}/imgs:{truth}"),
+        ("bench", "--cost"),
+        ("data", "sample"),
+    ):
+        out = (taken,) if command[-1] == "sample" else ("--out", taken)
+        refused(run(*command, *out), f"{taken} is a file, not a folder")
+    assert taken.read_bytes() == b"a picture"
+
+
 def test_resuming_with_other_start_weights_is_refused():
     from jrdp.config import load_config
     from jrdp.engine.run_folder import differences
