@@ -111,12 +111,12 @@ class Soak:
         time.sleep(self.random.random())
         process.kill()
         process.wait()
+        lost = cut_files(out)
         if not out.exists() or not (mark.exists() or (out / "predictions.json").exists()):
             shutil.rmtree(out.parent)  # a machine so busy that nothing was done yet: there is nothing to continue
             return
         done = self.call([*arguments, "--resume"])
-        lost = ""
-        if done.returncode == 0:
+        if done.returncode == 0 and not lost:
             name, reference = (
                 ("final.safetensors", self.whole) if training else ("predictions.json", self.work / "predicted")
             )
@@ -128,10 +128,18 @@ class Soak:
         shutil.rmtree(out.parent)
 
     def full_disk(self) -> None:
-        """No file may grow beyond a few bytes: as a full disk, without needing one. Then continue without the limit."""
+        """No file may grow beyond a few bytes: as a full disk, without needing one. Then continue without the limit.
+
+        A training fails at its first checkpoint then, and has nothing to continue.
+        """
         out = Path(tempfile.mkdtemp(dir=self.work)) / "out"
+        if self.random.random() < 0.3:
+            done = self.call(["train", "--out", str(out), *self.training], file_limit=self.random.choice([0, 5000, 1 << 20]))
+            self.judge("full disks", done, {1, 2}, cut_files(out))
+            shutil.rmtree(out.parent)
+            return
         done = self.call(self.predicting(out), file_limit=self.random.choice([0, 100, 1000, 5000]))
-        self.judge("full disks", done, {1, 2})
+        self.judge("full disks", done, {1, 2}, cut_files(out))
         done = self.call([*self.predicting(out), "--resume"])
         same = done.returncode == 0 and (out / "predictions.json").read_bytes() == (
             self.work / "predicted" / "predictions.json"
@@ -190,6 +198,29 @@ class Soak:
         rows = [f"{'kind':<26}{'rounds':>8}{'bad':>6}"]
         rows += [f"{kind:<26}{self.rounds[kind]:>8}{self.bad[kind]:>6}" for kind in sorted(self.rounds)]
         return "\n".join([*rows, *self.notes])
+
+
+def cut_files(folder: Path) -> str:
+    """Which files under their final names are not whole, in words; "" for none. What grows by the line may be cut."""
+    broken = []
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+        try:
+            if path.name.startswith("."):
+                continue  # temporary
+            if path.suffix == ".png":
+                assert path.read_bytes().endswith(b"IEND\xaeB`\x82")  # Pillow reads one without its end
+            elif path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix == ".yaml":
+                assert path.read_text().endswith("\n")
+            elif path.suffix == ".safetensors":
+                data = path.read_bytes()
+                header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+                ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+                assert len(data) == 8 + int.from_bytes(data[:8], "little") + max(ends)
+        except Exception:
+            broken.append(path.name)
+    return f"not whole: {', '.join(broken)}" if broken else ""
 
 
 def damaged(data: bytes, random_: random.Random) -> bytes:
