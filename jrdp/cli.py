@@ -107,7 +107,8 @@ def train(
         from jrdp.engine.checkpoint import load_checkpoint
 
         base = load_checkpoint(out / "last.safetensors").config
-    protect(*filter(None, (config, weights)))
+    own = resume and config is not None and config.exists() and config.resolve() == (out / "config.yaml").resolve()
+    protect(*filter(None, (None if own else config, weights)))  # a run that goes on writes its configuration anew
     chosen = load_config(config, settings, base=base)
     if weights is not None:
         chosen.train.weights = str(weights)

@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from jrdp import files
+from jrdp.cli import app
+from jrdp.config import dump_config, load_config
 from jrdp.engine.evaluate import folder_names
 from jrdp.engine.run_lock import run_lock
 from jrdp.engine.weights import check_finite
@@ -64,3 +68,15 @@ def test_an_infinite_gradient_is_found_before_it_is_applied():
     assert solver.broken_gradients() == []
     solver.backward((good * 2).sum() + (bad * jt.array(np.float32([np.inf, 1]))).sum())
     assert solver.broken_gradients() == ["bad"]
+
+
+@pytest.mark.parametrize("name, resume, goes_on", [("config.yaml", True, True), ("config.yaml", False, False), ("mine.yaml", True, False)])
+def test_only_a_run_that_goes_on_may_write_its_own_configuration_anew(name, resume, goes_on, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "_inputs", {})
+    monkeypatch.setattr("jrdp.machine.runtime.start", lambda *_, **__: "cpu")
+    monkeypatch.setattr("jrdp.engine.train.train", lambda config, out, resume: files.write_text(out / name, dump_config(config)))
+    (tmp_path / name).write_text(dump_config(load_config()))
+    arguments = ["train", "--config", str(tmp_path / name), "--set", "train.seed=3", "--out", str(tmp_path), *["--resume"][:resume]]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code == 0) == goes_on and (goes_on or isinstance(done.exception, UserError))
+    assert load_config(tmp_path / name).train.seed == (3 if goes_on else 1)
