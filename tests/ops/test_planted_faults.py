@@ -25,15 +25,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Fault:
-    """`right` stands once in `file` of the kernels; tests: what pytest's -k chooses; told: one of these is reported."""
+    """`right` stands once in `file` of the kernels; tests: what pytest's -k chooses; told: one of these is reported.
+
+    lazy: whether work is put off until somebody waits for it, without which a missing wait may be no fault.
+    """
 
     file: str
     right: str
     wrong: str
     tests: str
     told: tuple = ("AssertionError",)
+    lazy: bool = False
 
 
+# A stream that the others do not wait for.
+ASIDE = (
+    "[] { static cudaStream_t aside = 0; if (!aside) cudaStreamCreateWithFlags(&aside, cudaStreamNonBlocking); "
+    "return aside; }()"
+)
 FAULTS = {
     "an index off by one": Fault(
         "roi_align.cuh",
@@ -77,12 +86,26 @@ FAULTS = {
     "shared memory that nobody has cleared": Fault(
         "decode.cuh", "shared.histogram[thread] = 0;", "", "decoding", ("AssertionError", "INVALID")
     ),
+    "a missing wait for memory that is cleared on another stream": Fault(
+        "roi_align.cuh",
+        "cudaMemsetAsync(level.feature, 0, bytes)",
+        f"cudaMemsetAsync(level.feature, 0, bytes, {ASIDE})",
+        "roi_align_equals",
+        lazy=True,
+    ),
+    "a missing wait between two kernels": Fault(
+        "group_norm.cuh",
+        "CUDA_LAUNCH(group_norm_backward_kernel, items, kNormThreads, dy,",
+        f"group_norm_backward_kernel<<<items, kNormThreads, 0, {ASIDE}>>>(dy,",
+        "group_norm",
+        lazy=True,
+    ),
 }
 
 
-def run(folder: Path, tests: str) -> subprocess.CompletedProcess:
+def run(folder: Path, tests: str, lazy: bool = False) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name not in ("SOFTGPU_ORDER", "SOFTGPU_LAZY")}
-    environment.update(PYTHONPATH=str(folder))
+    environment.update(PYTHONPATH=str(folder), SOFTGPU_LAZY=str(int(lazy)))
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/ops/test_ops_gpu.py", "-k", tests],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=900,
@@ -107,7 +130,7 @@ def test_it_is_noticed(copied, name):
     assert text.count(fault.right) == 1, "the fault no longer fits the kernel"
     try:
         path.write_text(text.replace(fault.right, fault.wrong))
-        done = run(copied, fault.tests)
+        done = run(copied, fault.tests, fault.lazy)
     finally:
         path.write_text(text)
     told = done.stdout + done.stderr
@@ -115,6 +138,7 @@ def test_it_is_noticed(copied, name):
     assert any(word in told for word in fault.told), told[-3000:]
 
 
-def test_without_a_fault_the_same_run_passes(copied):
-    done = run(copied, "joining")
+@pytest.mark.parametrize("lazy", [False, True], ids=["plain", "lazy"])
+def test_without_a_fault_the_same_run_passes(copied, lazy):
+    done = run(copied, "joining", lazy)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
