@@ -25,7 +25,8 @@ def parse_yaml(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except Exception as error:  # PyYAML's constructors let ValueError, TypeError, KeyError and others through
-        raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+        hint = "it is indented with a tab, and YAML takes spaces only: " if r"'\t' that cannot start" in str(error) else ""
+        raise ValueError(hint + " ".join(str(error).split())[:300] or type(error).__name__) from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -93,6 +93,7 @@ def test_numbers_are_read_as_people_write_them(override, value):
     [
         (b"- a\n- b\n", ["mapping", "list"]),
         (b"solver: {", ["not valid YAML"]),
+        (b"solver:\n\tgamma: 0.1\n", ["not valid YAML", "a tab", "line 2"]),
         (b"\xff\xfe\x00", ["cannot read"]),
         (b"solver:\n  base_lr: [1]\n", ["solver.base_lr"]),
     ],

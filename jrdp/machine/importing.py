@@ -179,7 +179,8 @@ def _errors_in_a_line(log_name: Optional[str] = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # Jittor colours its messages
+        lines = [line.strip() for line in plain.splitlines() if line.strip()] or [type(error).__name__]
         where = f" (what it printed is in {log_name})" if log_name else ""
         raise UserError(f"Jittor could not be imported: {lines[0][:300]}{where}") from error
 

@@ -74,6 +74,7 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     if _process_is_ours and not verbose:
         plain_progress.begin()
     if "jittor" not in sys.modules:
+        _check_working_folder()
         tf32_choice.ask(tf32)
         # NumPy works these out once; after Jittor's libraries have switched denormal numbers off, it would warn.
         for kind in (numpy.float16, numpy.float32, numpy.float64):
@@ -96,6 +97,14 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     if seed is not None:
         jt.set_global_seed(seed, different_seed_for_mpi=False)  # every rank starts from the same weights
     return chosen
+
+
+def _check_working_folder() -> None:
+    """Raise `UserError` where the working folder was removed, which Jittor's import does not survive."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the folder that this was started in is not there any more: change to another one") from error
 
 
 def _check_address_space() -> None:

@@ -1,9 +1,12 @@
-"""A limit on memory addresses (`ulimit -v`): one line instead of a segmentation fault."""
+"""Limits that Jittor does not survive are one line: on memory addresses (`ulimit -v`), a working folder that is gone."""
 
 import resource
 import subprocess
 import sys
 
+import pytest
+
+from jrdp.errors import UserError
 from jrdp.machine import runtime
 
 CODE = """
@@ -32,3 +35,12 @@ def test_nothing_is_said_without_a_limit(monkeypatch, capsys):
     monkeypatch.setattr(resource, "getrlimit", lambda what: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     runtime._check_address_space()
     assert capsys.readouterr().err == ""
+
+
+def test_a_working_folder_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    runtime._check_working_folder()
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match="not there any more"):
+        runtime._check_working_folder()
