@@ -23,7 +23,7 @@ def main() -> None:
 
 def gradients_chapter(out: Path, settings: str) -> list[str]:
     """Lines of chapter 5."""
-    reports = [_report(path) for path in sorted(out.glob("gradients*"))]
+    reports = [_report(path) for path in sorted(out.glob("gradients*")) if (path / "report.json").is_file()]
     lines = [
         "## 5. Gradients",
         "",
