@@ -1,9 +1,10 @@
-"""One training step on a GPU beside the CPU's: batches without ground truth."""
+"""Beside the CPU's: a training step of batches without ground truth, and predictions of the larger backbones."""
 
 import jittor as jt
 import numpy as np
 import pytest
-from test_rdpnet_gpu import GRADIENT, LOSS, on, relative_l2
+from test_rdpnet_gpu import BOXES as BOX
+from test_rdpnet_gpu import GRADIENT, LOSS, SCORES, STAGES, on, relative_l2
 from test_rdpnet_training import LOSSES, small_batch
 
 from jrdp.comparison.synthetic import synthetic_state
@@ -53,3 +54,31 @@ def test_a_step_without_ground_truth_is_the_cpus(boxes, record_property):
     losses, _ = check(load_config(None, []), boxes, record_property)
     if not any(boxes):
         assert losses["loss_cls"] > 0 and all(losses[name] == 0 for name in LOSSES[1:])
+
+
+@pytest.mark.gpu_once
+@pytest.mark.parametrize("backbone", ["r101", "x101"])
+def test_the_larger_backbones_predict_as_on_the_cpu(backbone, seeded, record_property):
+    """X-101's convolutions are in 32 groups."""
+    config = load_config(None, [f"model.backbone.name={backbone}"])
+    batch, _ = small_batch([[]])
+    found, expected = (detected(device, config, seeded(backbone), batch) for device in ("cuda", "cpu"))
+    assert list(found[0]) == list(expected[0]) and len(found[0]) >= 48
+    errors = relative_l2(found[0], expected[0])
+    record_property("worst stage", max(errors.values()))
+    assert max(errors.values()) <= STAGES, errors
+    found, expected = found[1], expected[1]
+    assert len(found) == len(expected) > 0
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=BOX)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=SCORES)
+    np.testing.assert_allclose(found.mask_probabilities, expected.mask_probabilities, atol=SCORES)
+
+
+def detected(device: str, config, state: dict, batch) -> tuple[dict, object]:
+    """Every stage as an array, and the instances."""
+    with on(device):
+        model = RDPNet(config.model)
+        assign_state(model, state)
+        stages: dict = {}
+        (instances,) = model.detect(batch, stages)
+        return {name: value.numpy() for name, value in stages.items()}, instances
