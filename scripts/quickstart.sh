@@ -38,7 +38,7 @@ jrdp doctor
 if [ -z "$images" ]; then
     config="$root/configs/quickstart.yaml" images="$out/sample/imgs"
     say "Writing the sample pictures to $out/sample"
-    jrdp data sample sample
+    jrdp data sample sample --train 240
     start=()
 else
     config="$root/configs/quickstart_photos.yaml"
