@@ -9,13 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import sys
 import traceback
+from contextlib import suppress
 from typing import Callable, Optional, TextIO
 
 from jrdp import files
 from jrdp.errors import UserError
 from jrdp.machine import gpu_failure
+from jrdp.machine.cache import cache_root
 
 DONE, MISTAKE, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -28,6 +31,8 @@ _NO_MEMORY = re.compile("failed to map segment|cannot allocate memory", re.IGNOR
 
 # Python's own words, and the system's as Jittor passes them on, where no further thread can be started.
 _NO_THREADS = re.compile("can't start new thread|Resource temporarily unavailable")
+
+_ROOM = 16 << 20  # bytes free on a disk, below which a compiler may have failed for that
 
 
 def run(command: Callable[[], None]) -> int:
@@ -76,6 +81,10 @@ def reason_of(error: BaseException) -> Optional[str]:
         return f"not enough memory{f' ({detail})' if detail else ''}: use smaller pictures or batches, or fewer jobs"
     if isinstance(error, RuntimeError) and _NO_THREADS.search(str(error)):
         return "the system starts no further thread for this process (ulimit -u, ulimit -v or a container's limit on processes)"
+    if isinstance(error, RuntimeError) and "during compilation" in str(error):
+        with suppress(OSError):
+            if shutil.disk_usage(cache_root()).free < _ROOM:
+                return f"no space is left for the operators that Jittor compiles into {cache_root()}: JITTOR_HOME names another place"
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # of Python's tempfile
         return "no folder for temporary files can be written to (is the disk full?); TMPDIR names another one"
     if isinstance(error, OSError) and error.strerror:

@@ -82,6 +82,15 @@ def test_no_further_thread(text):
     assert endings.reason_of(RuntimeError("something else")) is None
 
 
+def test_no_space_for_a_compiled_operator(monkeypatch):
+    import shutil
+
+    error = RuntimeError("Wrong inputs arguments\nFailed reason: Error happend during compilation:\n [Error]")
+    assert endings.reason_of(error) is None
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    assert "no space is left" in endings.reason_of(error) and "JITTOR_HOME" in endings.reason_of(error)
+
+
 def test_no_folder_for_temporary_files(monkeypatch):
     import tempfile
 
