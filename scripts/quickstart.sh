@@ -82,7 +82,7 @@ for image in json.load(open(sys.argv[1]))["images"][:12]:
     print(f"{sys.argv[2]}/{image['file_name']}", end="\0")
 PYTHON
 )
-jrdp predict --weights run/final.safetensors --out pictures --threshold 0.35 "${held_out[@]}"  # it is not yet sure of itself
+jrdp predict --weights run/final.safetensors --out pictures "${held_out[@]}"
 
 say "Done in $(((SECONDS - started + 59) / 60)) minutes. Look at it:"
 page="$("$python" "$root/scripts/quickstart_page.py" . --command "$venv/bin/jrdp")"

@@ -128,7 +128,7 @@ def _place_objects(random: np.random.Generator, width: int, height: int, count: 
         columns = random.permutation(count)
         coverages = []
         for column in columns:
-            spread = 0.62 / count**0.45
+            spread = min(0.48, 0.62 / count**0.45)  # alone no larger than in pairs: FCOS sees all on one level at 128 x 192
             size = min(width, height) * spread * random.uniform(0.75, 1.0)
             along, across = (column + 0.5) / count, random.uniform(0.38, 0.62)
             x, y = (along, across) if width >= height else (across, along)
