@@ -8,6 +8,7 @@ files a round go to the readers in one process (`--read`): there, anything but a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 from PIL import Image
@@ -128,24 +130,31 @@ class Soak:
         shutil.rmtree(out.parent)
 
     def full_disk(self) -> None:
-        """No file may grow beyond a few bytes: as a full disk, without needing one. Then continue without the limit.
+        """A small disk for the output where one may be mounted, which is full soon; then continue on a larger one.
 
-        A training fails at its first checkpoint then, and has nothing to continue.
+        Elsewhere no file may grow beyond a few bytes, which ends a run when Jittor starts already. A training fails at its first checkpoint then, and has nothing to continue.
         """
         out = Path(tempfile.mkdtemp(dir=self.work)) / "out"
         if self.random.random() < 0.3:
-            done = self.call(["train", "--out", str(out), *self.training], file_limit=self.random.choice([0, 5000, 1 << 20]))
-            self.judge("full disks", done, {1, 2}, cut_files(out))
+            with small_disk(out, self.random.choice([8, 64, 1024])) as disk:
+                done = self.call(["train", "--out", str(out), *self.training], file_limit=None if disk else 5000)
+                self.judge("full disks", done, {1, 2}, cut_files(out))
             shutil.rmtree(out.parent)
             return
-        done = self.call(self.predicting(out), file_limit=self.random.choice([0, 100, 1000, 5000]))
-        self.judge("full disks", done, {1, 2}, cut_files(out))
+        with small_disk(out, self.random.choice([8, 64, 128])) as disk:
+            done = self.call(self.predicting(out), file_limit=None if disk else 5000)
+            self.judge("full disks", done, {1, 2}, cut_files(out))
+            if disk:
+                subprocess.run(["mount", "-o", "remount,size=256m", str(out)], check=True)
+            self.continued(out)
+        shutil.rmtree(out.parent)
+
+    def continued(self, out: Path) -> None:
         done = self.call([*self.predicting(out), "--resume"])
         same = done.returncode == 0 and (out / "predictions.json").read_bytes() == (
             self.work / "predicted" / "predictions.json"
         ).read_bytes()
         self.judge("full disks, continued", done, {0}, "" if same else "other predictions than without the fault")
-        shutil.rmtree(out.parent)
 
     def mutate(self) -> None:
         """Damage one file of a known format and give it to the command that reads it."""
@@ -198,6 +207,21 @@ class Soak:
         rows = [f"{'kind':<26}{'rounds':>8}{'bad':>6}"]
         rows += [f"{kind:<26}{self.rounds[kind]:>8}{self.bad[kind]:>6}" for kind in sorted(self.rounds)]
         return "\n".join([*rows, *self.notes])
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[bool]:
+    """Mount a disk of so many kilobytes at `folder`; gives whether that was allowed."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        folder.rmdir()
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def cut_files(folder: Path) -> str:
