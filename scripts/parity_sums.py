@@ -23,6 +23,9 @@ OUTPUTS = (4, 128)  # the box regression, and a layer of its tower
 
 def main() -> None:
     side = sys.argv[1] if len(sys.argv) == 2 else ""
+    if side in ("-h", "--help"):
+        print(__doc__)
+        return
     if side not in ("jittor", "torch", "chains"):
         sys.exit(__doc__)
     found: dict[str, dict[str, float]] = {}

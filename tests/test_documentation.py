@@ -228,11 +228,13 @@ def check_words(words, place):
         return
     options = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]}
     options |= {"--help"}
+    settings = []
     for position, word in enumerate(rest):
         if word.startswith("--"):
             assert word.partition("=")[0] in options, f"{place}: no option {word}"
         if word == "--set" and position + 1 < len(rest) and re.search("=[^.A-Z]", rest[position + 1]):
-            load_config(None, [rest[position + 1]])
+            settings.append(rest[position + 1])
+    load_config(None, settings)
 
 
 def check_replaced(words, place):
