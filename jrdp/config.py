@@ -180,6 +180,8 @@ class TrainConfig(Section):
     # In mixed precision: skip a step whose gradients overflow and halve the loss's factor, instead of ending the run;
     # double it after 2,000 steps without.
     dynamic_loss_scale: bool = False
+    # On a CPU, fast: 3x3 convolutions and their gradients by Winograd's algorithm, where that takes less time.
+    engine: Literal["plain", "fast"] = "plain"
     tf32: bool = False  # on a GPU, convolutions multiply in TF32 (10 bits of mantissa); holds for the closing test too
 
     @model_validator(mode="after")

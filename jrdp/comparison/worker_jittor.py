@@ -20,17 +20,19 @@ class JittorBackend:
     def build(self, config: dict, device: str, engine: str, tf32: bool = False) -> dict:
         """Make the network; returns versions and the tensors' shapes in order.
 
-        engine: "plain", or "fast" for prediction with the CPU engine (training is always plain). tf32: on a
+        engine: "plain", or "fast" for prediction with the CPU engine (`train.engine` is that of training). tf32: on a
         GPU, for float32 products.
         """
         self.device = runtime.start(device, tf32=tf32)
         import jittor as jt
 
+        from jrdp.engine.convolutions import refuse_unfit_arithmetic
         from jrdp.models.rdpnet import RDPNet
         from jrdp.models.state import tensor_info
 
         self.jt = jt
         self.config = parse_config(config, "of the comparison")
+        refuse_unfit_arithmetic(self.config.train)
         self.engine = engine
         self.model = RDPNet(self.config.model)
         info = tensor_info(self.model)
@@ -119,9 +121,11 @@ class JittorBackend:
 
     def _watched_backward(self, images, targets, path: str) -> dict[str, Any]:
         from jrdp.comparison.choices_jittor import read_decisions, watched_losses
+        from jrdp.engine.convolutions import convolutions_of_training
 
-        parts, stages, relus = watched_losses(self.model, images, targets)
-        self.solver.backward(sum(parts.values()))
+        with convolutions_of_training(self.model, self.config.train):
+            parts, stages, relus = watched_losses(self.model, images, targets)
+            self.solver.backward(sum(parts.values()))
         read_decisions(self.model, images, targets, stages, relus).save(path)
         return parts
 
@@ -213,8 +217,11 @@ class JittorBackend:
         return peak
 
     def _step(self, images, targets, iteration: int) -> dict[str, float]:
-        parts = self.model.losses(images, targets)
-        self.solver.backward(sum(parts.values()))
+        from jrdp.engine.convolutions import convolutions_of_training
+
+        with convolutions_of_training(self.model, self.config.train):
+            parts = self.model.losses(images, targets)
+            self.solver.backward(sum(parts.values()))
         self.solver.step(iteration)
         return {name: float(value.item()) for name, value in parts.items()}
 

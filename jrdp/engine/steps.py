@@ -20,12 +20,12 @@ from jrdp.config import Config
 from jrdp.data.loader import TrainLoader
 from jrdp.engine import distributed
 from jrdp.engine.ahead import BatchesAhead
+from jrdp.engine.convolutions import convolutions_of_training
 from jrdp.engine.inference import described
 from jrdp.engine.loss_scale import FIXED, LossScale
 from jrdp.engine.solver import Solver
 from jrdp.errors import UserError
 from jrdp.machine import gpu_failure
-from jrdp.models.layers import use_half_convolutions
 from jrdp.models.state import trainable_parameters
 
 _LAST = "last.safetensors is from before this iteration"
@@ -73,8 +73,7 @@ def training_steps(
     factor = FIXED if config.train.amp else 1.0
     last, parts = config.solver.max_iterations, config.solver.accumulate
     batches = BatchesAhead(loader)
-    use_half_convolutions(network, config.train.amp)
-    try:
+    with convolutions_of_training(network, config.train):
         for iteration in range(first + 1, last + 1):
             started = time.monotonic()
             factor = factor if scale is None else scale.value
@@ -97,8 +96,6 @@ def training_steps(
                     solver.clip(config.solver.clip_norm)
                 rate = solver.rate(iteration) if skipped else solver.step(iteration)
             yield Step(iteration, rate, _mean(found), time.monotonic() - started, skipped)
-    finally:
-        use_half_convolutions(network, False)
 
 
 def _forward_and_backward(network, solver: Solver, batch, targets, factor: float) -> dict[str, jt.Var]:

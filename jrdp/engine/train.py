@@ -75,8 +75,7 @@ def train(
 
 def _check(config: Config) -> None:
     """Raise `UserError` for what would only fail later, such as the engine of the closing test."""
-    if jt.flags.use_cuda == 0 and config.train.amp:
-        raise UserError("train.amp needs a GPU: this run is on the CPU; leave out --set train.amp=true")
+    refuse_unfit_arithmetic(config.train)
     if config.test.engine == "fast":
         refuse_unfit_engine(config)
     if config.train.eval_period is not None and not config.data.test:

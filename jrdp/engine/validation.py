@@ -9,9 +9,9 @@ from typing import Optional
 import numpy as np
 
 from jrdp.config import Config
+from jrdp.engine.convolutions import convolutions_as_defined
 from jrdp.engine.evaluate import evaluate_datasets
 from jrdp.engine.network import for_prediction
-from jrdp.models.layers import use_half_convolutions
 
 
 @dataclass
@@ -24,12 +24,8 @@ class Best:
 
 def validate(network, config: Config, test_sets, out: Path) -> dict:
     """The metrics of each test set, as training left the network; files go to `out`."""
-    half = config.train.amp
-    use_half_convolutions(network, False)
-    try:
+    with convolutions_as_defined(network, config.train):
         return evaluate_datasets(for_prediction(network, config), config, test_sets, out)
-    finally:
-        use_half_convolutions(network, half)
 
 
 def mask_ap(metrics: dict) -> float:

@@ -50,7 +50,7 @@ class WeightLayout(NamedTuple):
     identity: int
 
 
-def _code(header: str, source: str, shape: tuple, inputs: list, data: dict, flags: str = "") -> jt.Var:
+def run_kernel(header: str, source: str, shape: tuple, inputs: list, data: dict, flags: str = "") -> jt.Var:
     """Run `source`, which may call what `kernels/header` defines, for one float32 output of `shape`."""
     out = jt.code(
         shape,
@@ -107,7 +107,7 @@ def _onednn_flags() -> str:
 
 def _convolution(shape: ConvShape, task: int, out_shape: tuple, inputs: list, addend: int = _NOTHING) -> jt.Var:
     numbers = {**shape._asdict(), "task": task, "addend": addend}
-    return _code("convolution.h", _CONVOLUTION_SOURCE, out_shape, inputs, numbers, _onednn_flags())
+    return run_kernel("convolution.h", _CONVOLUTION_SOURCE, out_shape, inputs, numbers, _onednn_flags())
 
 
 @lru_cache(maxsize=1)
@@ -163,7 +163,7 @@ else
 
 
 def _winograd(out_shape: tuple, inputs: list, **numbers: int) -> jt.Var:
-    return _code("winograd.h", _WINOGRAD_SOURCE, out_shape, inputs, numbers)
+    return run_kernel("winograd.h", _WINOGRAD_SOURCE, out_shape, inputs, numbers)
 
 
 def winograd_pack(weights: np.ndarray) -> jt.Var:
@@ -192,7 +192,7 @@ jrdp_fast::group_norm(in0_p, in1_p, in2_p, in0_shape0, in0_shape1 * in0_shape2, 
 def group_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, groups: int, eps: float, relu: bool) -> jt.Var:
     """Group norm of `[N, H, W, C]` over pixels and C / groups channels, then ReLU if asked."""
     numbers = {"groups": groups, "eps": eps, "relu": relu}
-    return _code("group_norm.h", _GROUP_NORM_SOURCE, x.shape, [x, weight, bias], numbers)
+    return run_kernel("group_norm.h", _GROUP_NORM_SOURCE, x.shape, [x, weight, bias], numbers)
 
 
 _POOL_SOURCE = "jrdp_fast::max_pool(in0_p, in0_shape0, in0_shape1, in0_shape2, in0_shape3, out_p);"
@@ -201,7 +201,7 @@ _POOL_SOURCE = "jrdp_fast::max_pool(in0_p, in0_shape0, in0_shape1, in0_shape2, i
 def max_pool(x: jt.Var) -> jt.Var:
     """3x3 maximum of stride 2, padding 1: `[N, H, W, C]` -> `[N, ceil(H / 2), ceil(W / 2), C]`."""
     n, h, w, c = x.shape
-    return _code("pooling.h", _POOL_SOURCE, (n, (h + 1) // 2, (w + 1) // 2, c), [x], {})
+    return run_kernel("pooling.h", _POOL_SOURCE, (n, (h + 1) // 2, (w + 1) // 2, c), [x], {})
 
 
 _CONCAT_SOURCE = """
@@ -223,7 +223,7 @@ def resize_concat(finer: list, level: jt.Var, attention: jt.Var | None = None) -
     unused = [level] * (MAX_FINER - len(finer))
     inputs = [level, level if attention is None else attention, *finer, *unused]
     numbers = {"maps": len(finer), "attend": attention is not None}
-    return _code("resize_concat.h", _CONCAT_SOURCE, (n, h, w, c * (len(finer) + 1)), inputs, numbers)
+    return run_kernel("resize_concat.h", _CONCAT_SOURCE, (n, h, w, c * (len(finer) + 1)), inputs, numbers)
 
 
 _ROI_SOURCE = """
@@ -244,4 +244,4 @@ def roi_align(
     """
     inputs = [features, rois, features if coarse is None else coarse]
     numbers = {"scale": scale, "sampling": sampling, "add_coarse": coarse is not None}
-    return _code("roi_align.h", _ROI_SOURCE, (rois.shape[0], size, size, features.shape[3]), inputs, numbers)
+    return run_kernel("roi_align.h", _ROI_SOURCE, (rois.shape[0], size, size, features.shape[3]), inputs, numbers)

@@ -62,13 +62,14 @@ class Conv(nn.Module):
         bias_value: float = 0.0,
     ):
         self.in_float16 = False
+        self.convolve = nn.conv2d  # or another way to the same numbers (`jrdp/fast/training.py`)
         self.stride, self.padding, self.groups = stride, kernel // 2, groups
         self.weight = jt.array(init((out_channels, in_channels // groups, kernel, kernel)))
         self.bias = jt.array(np.full(out_channels, bias_value, np.float32)) if bias else None
 
     def execute(self, x: jt.Var) -> jt.Var:
         if not self.in_float16:
-            return nn.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+            return self.convolve(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
         y = self.without_bias(x)
         return y if self.bias is None else y + self.bias.broadcast(y, [0, 2, 3])
 
@@ -89,7 +90,7 @@ class Conv(nn.Module):
     def without_bias(self, x: jt.Var) -> jt.Var:
         """The same less the bias, for whoever adds it together with something else."""
         x, weight = (x.float16(), self.weight.float16()) if self.in_float16 else (x, self.weight)
-        y = nn.conv2d(x, weight, None, self.stride, self.padding, 1, self.groups)
+        y = self.convolve(x, weight, None, self.stride, self.padding, 1, self.groups)
         return y.float32() if self.in_float16 else y
 
 

@@ -97,6 +97,35 @@ struct Tiles {
     int64_t count() const { return (int64_t)n * rows * columns; }
 };
 
+// B^T d B of one 6x6 input tile, with zeros outside the map; keep(point, first of kLanes channels, value) takes it.
+template <class Keep>
+inline void transform_input_tile(const float* in, const Tiles& tiles, int64_t tile, int ci, const float* zeros,
+                                 const Keep& keep) {
+    const int left = (int)(tile % tiles.columns) * 4 - 1;
+    const int top = (int)(tile / tiles.columns % tiles.rows) * 4 - 1;
+    const float* image = in + tile / tiles.columns / tiles.rows * tiles.h * tiles.w * ci;
+    const float* pixel[kPoints];
+    for (int y = 0; y < 6; y++)
+        for (int x = 0; x < 6; x++) {
+            const bool inside = top + y >= 0 && top + y < tiles.h && left + x >= 0 && left + x < tiles.w;
+            pixel[y * 6 + x] = inside ? image + ((int64_t)(top + y) * tiles.w + left + x) * ci : zeros;
+        }
+    for (int c = 0; c < ci; c += kLanes) {
+        Lanes half[6][6];
+        for (int x = 0; x < 6; x++) {
+            Lanes column[6], result[6];
+            for (int y = 0; y < 6; y++) column[y] = load(pixel[y * 6 + x] + c);
+            input_transform(column, result);
+            for (int y = 0; y < 6; y++) half[y][x] = result[y];
+        }
+        for (int y = 0; y < 6; y++) {
+            Lanes result[6];
+            input_transform(half[y], result);
+            for (int x = 0; x < 6; x++) keep(y * 6 + x, c, result[x]);
+        }
+    }
+}
+
 // in [n, h, w, ci], packed by winograd_pack, out [n, h, w, co]; ci a multiple of kLanes, co of kColumns
 inline void winograd(const float* in, const float* packed, const float* bias, bool relu, int n, int h, int w, int ci,
                      int co, float* out) {
@@ -124,33 +153,10 @@ inline void winograd(const float* in, const float* packed, const float* bias, bo
         const int count = (int)std::min<int64_t>(chunk, tiles.count() - first);
         const int padded = (count + kRows - 1) / kRows * kRows;
 
-        for (int t = 0; t < count; t++) {
-            const int64_t tile = first + t;
-            const int left = (int)(tile % tiles.columns) * 4 - 1;
-            const int top = (int)(tile / tiles.columns % tiles.rows) * 4 - 1;
-            const float* image = in + tile / tiles.columns / tiles.rows * h * w * ci;
-            const float* pixel[kPoints];
-            for (int y = 0; y < 6; y++)
-                for (int x = 0; x < 6; x++) {
-                    const bool inside = top + y >= 0 && top + y < h && left + x >= 0 && left + x < w;
-                    pixel[y * 6 + x] = inside ? image + ((int64_t)(top + y) * w + left + x) * ci : zeros.data();
-                }
-            for (int c = 0; c < ci; c += kLanes) {
-                Lanes half[6][6];
-                for (int x = 0; x < 6; x++) {
-                    Lanes column[6], result[6];
-                    for (int y = 0; y < 6; y++) column[y] = load(pixel[y * 6 + x] + c);
-                    input_transform(column, result);
-                    for (int y = 0; y < 6; y++) half[y][x] = result[y];
-                }
-                for (int y = 0; y < 6; y++) {
-                    Lanes result[6];
-                    input_transform(half[y], result);
-                    for (int x = 0; x < 6; x++)
-                        store(transformed + (y * 6 + x) * in_stride + (int64_t)t * ci + c, result[x]);
-                }
-            }
-        }
+        for (int t = 0; t < count; t++)
+            transform_input_tile(in, tiles, first + t, ci, zeros.data(), [&](int p, int c, Lanes value) {
+                store(transformed + p * in_stride + (int64_t)t * ci + c, value);
+            });
         for (int p = 0; p < kPoints; p++)
             std::memset(transformed + p * in_stride + (int64_t)count * ci, 0, (padded - count) * ci * sizeof(float));
 

@@ -1,0 +1,47 @@
+"""How a network's convolutions compute: in training as `train` asks for, otherwise as they are defined."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator
+
+import jittor as jt
+from jittor import nn
+
+from jrdp.config import TrainConfig
+from jrdp.errors import UserError
+from jrdp.fast.training import use_winograd
+from jrdp.models.layers import use_half_convolutions
+
+
+def refuse_unfit_arithmetic(train: TrainConfig) -> None:
+    """Raise `UserError` for what this device does not have."""
+    if jt.flags.use_cuda and train.engine == "fast":
+        raise UserError("train.engine=fast is for a CPU: this run is on a GPU; leave out --set train.engine=fast")
+    if not jt.flags.use_cuda and train.amp:
+        raise UserError("train.amp needs a GPU: this run is on the CPU; leave out --set train.amp=true")
+
+
+@contextmanager
+def convolutions_of_training(network: nn.Module, train: TrainConfig) -> Iterator[None]:
+    """In float16 with `train.amp`, by Winograd's algorithm with `train.engine: fast`, while the block runs."""
+    _switch(network, train.amp, train.engine == "fast")
+    try:
+        yield
+    finally:
+        _switch(network, False, False)
+
+
+@contextmanager
+def convolutions_as_defined(network: nn.Module, train: TrainConfig) -> Iterator[None]:
+    """Within a training, for a block that only predicts."""
+    _switch(network, False, False)
+    try:
+        yield
+    finally:
+        _switch(network, train.amp, train.engine == "fast")
+
+
+def _switch(network: nn.Module, half: bool, winograd: bool) -> None:
+    use_half_convolutions(network, half)
+    use_winograd(network, winograd)

@@ -1,0 +1,103 @@
+"""Training on a CPU with fewer multiplications: the 3x3 convolutions of stride 1 and their two gradients by Winograd's
+F(4x4, 3x3) (Lavin and Gray, 2016) instead of oneDNN's direct convolutions. Maps stay NCHW outside.
+
+The plain convolution is the definition; `use_winograd` lets the layers of a network compute themselves this way where it
+is faster (`train.engine: fast`).
+"""
+
+from __future__ import annotations
+
+import jittor as jt
+from jittor import nn
+
+from jrdp.fast.operators import run_kernel
+from jrdp.models.layers import Conv
+
+# Fewer 4x4 output tiles do not outweigh transforming the weights, which change at every step.
+FEWEST_TILES = 40
+MOST_WEIGHTS = 2**18  # input times output channels: beyond, the transformed weights fill every cache
+
+
+def use_winograd(network: nn.Module, winograd: bool = True) -> None:
+    """Let every convolution of `network` for which it pays compute itself and its gradients by Winograd's algorithm."""
+    for module in network.modules():
+        if isinstance(module, Conv):
+            module.convolve = convolve if winograd else nn.conv2d
+
+
+def convolve(x, weight, bias=None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1) -> jt.Var:
+    """`nn.conv2d` with the same arguments, by Winograd's algorithm where that is faster."""
+    if not _pays(x, weight, stride, padding, dilation, groups):
+        return nn.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    y = winograd_convolution(x, weight)
+    return y if bias is None else y + bias.broadcast(y, [0, 2, 3])
+
+
+def winograd_convolution(x: jt.Var, weight: jt.Var) -> jt.Var:
+    """The 3x3 convolution of stride 1 and padding 1: `[N, C, H, W]`, `[O, C, 3, 3]` -> `[N, O, H, W]`, float32.
+
+    Differentiable in both. C and O are multiples of 32.
+    """
+    return _Winograd.apply(x, weight)
+
+
+def _pays(x, weight, stride, padding, dilation, groups) -> bool:
+    n, channels, h, w = x.shape
+    out_channels, in_channels, *kernel = weight.shape
+    return (
+        (kernel, stride, padding, dilation, groups) == ([3, 3], 1, 1, 1, 1)
+        and x.dtype == weight.dtype == "float32"
+        and in_channels % 32 == 0
+        and out_channels % 32 == 0
+        and in_channels * out_channels <= MOST_WEIGHTS
+        and n * -(-h // 4) * -(-w // 4) >= FEWEST_TILES
+    )
+
+
+class _Winograd(jt.Function):
+    def execute(self, x, weight):
+        self.saved = x, weight
+        return _to_channels_first(_product(_to_channels_last(x), weight, turned=False))
+
+    def grad(self, dy):
+        x, weight = self.saved
+        dy = _to_channels_last(dy)
+        dx = _to_channels_first(_product(dy, weight, turned=True))
+        return dx, _weight_gradient(_to_channels_last(x), dy)
+
+
+# Each of these is an operator of its own, so that Jittor computes only what is asked for: no gradient of a frozen weight
+# and none of an input that nothing trained comes before.
+
+
+def _to_channels_last(x: jt.Var) -> jt.Var:
+    n, c, h, w = x.shape
+    source = "jrdp_fast::transpose(in0_p, in0_shape0, in0_shape1, in0_shape2 * in0_shape3, out_p);"
+    return _run(source, (n, h, w, c), [x])
+
+
+def _to_channels_first(x: jt.Var) -> jt.Var:
+    n, h, w, c = x.shape
+    source = "jrdp_fast::transpose(in0_p, in0_shape0, in0_shape1 * in0_shape2, in0_shape3, out_p);"
+    return _run(source, (n, c, h, w), [x])
+
+
+def _product(x: jt.Var, weight: jt.Var, turned: bool) -> jt.Var:
+    """x `[N, H, W, C]` and `[O, C, 3, 3]` -> `[N, H, W, O]`; turned: from `[N, H, W, O]` to `[N, H, W, C]`, transposed."""
+    out_channels, in_channels = weight.shape[:2]
+    if turned:
+        out_channels, in_channels = in_channels, out_channels
+    source = """
+    jrdp_fast::winograd_for_training(in0_p, in1_p, data["turned"] != 0, in0_shape0, in0_shape1, in0_shape2, in0_shape3,
+                                     out_shape3, out_p);"""
+    return _run(source, (*x.shape[:3], out_channels), [x, weight], turned=turned)
+
+
+def _weight_gradient(x: jt.Var, dy: jt.Var) -> jt.Var:
+    source = """
+    jrdp_fast::winograd_weight_gradient(in0_p, in1_p, in0_shape0, in0_shape1, in0_shape2, in0_shape3, in1_shape3, out_p);"""
+    return _run(source, (dy.shape[3], x.shape[3], 3, 3), [x, dy])
+
+
+def _run(source: str, shape: tuple, inputs: list, **numbers: float) -> jt.Var:
+    return run_kernel("winograd_training.h", source, shape, inputs, numbers)
