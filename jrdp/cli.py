@@ -360,6 +360,8 @@ def bench(
     picture: Optional[Path] = typer.Option(None, "--picture", help="Default: a generated one of 720x480."),
     twin_python: Optional[str] = typer.Option(None, "--twin-python", help="The Python that has torch."),
     compiled: bool = typer.Option(False, "--compiled", help="Also against the twin compiled with frozen weights."),
+    rivals: bool = typer.Option(False, "--rivals", help="Also against the twin in channels_last, and with bfloat16."),
+    onnxruntime: bool = typer.Option(False, "--onnxruntime", help="Also against the exported network in ONNX Runtime."),
     threads: Optional[int] = typer.Option(None, "--threads", min=1, help="Threads of each side; default: all cores."),
     rounds: int = typer.Option(7, "--rounds", min=1, help="Timed rounds; medians are printed."),
     engine: str = typer.Option("fast", "--engine", help="Of Jittor's prediction: fast or plain."),
@@ -368,11 +370,12 @@ def bench(
     """Time operators, stages, network, end to end and a training step, in turn with the PyTorch twin; bench.json."""
     protect(*filter(None, (config, weights, picture)))
     if twin_python is None:
-        refuse_options("without --twin-python", compiled=compiled)
+        refuse_options("without --twin-python", compiled=compiled, rivals=rivals)
     if cost:
         refuse_options(
             "with --cost, which only counts", weights=weights, picture=picture, twin_python=twin_python, threads=threads,
             rounds=rounds if rounds != 7 else None, engine=engine if engine != "fast" else None, no_training=not training,
+            onnxruntime=onnxruntime,
         )
         refuse_unused_settings("bench --cost", settings)
         from jrdp.machine import runtime
@@ -391,7 +394,10 @@ def bench(
     from jrdp.comparison.timing.bench import BenchOptions, run_bench
 
     run_bench(
-        BenchOptions(config, settings, weights, picture, twin_python, compiled, threads, rounds, engine, training), out
+        BenchOptions(
+            config, settings, weights, picture, twin_python, compiled, rivals, onnxruntime, threads, rounds, engine, training
+        ),
+        out,
     )
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-import jittor as jt
 from jittor import nn
 
 from jrdp.config import Config, dump_config, own_parts
@@ -21,6 +20,7 @@ from jrdp.data.transforms import batch_images
 from jrdp.engine import distributed
 from jrdp.engine.board import Board, need_tensorboard
 from jrdp.engine.checkpoint import Checkpoint, save_checkpoint
+from jrdp.engine.convolutions import refuse_unfit_arithmetic
 from jrdp.engine.curves import plot_curves
 from jrdp.engine.log import TrainingLog
 from jrdp.engine.loss_scale import LossScale

@@ -11,13 +11,17 @@ from jrdp.errors import UserError
 def test_jittor_alone_on_a_tiny_picture(tmp_path):
     said = []
     options = BenchOptions(
-        settings=["input.min_size=64", "input.max_size=96"], threads=1, rounds=2, training=False, seed=3
+        settings=["input.min_size=64", "input.max_size=96"], threads=1, rounds=2, training=False, seed=3,
+        onnxruntime=True,
     )
     result = run_bench(options, tmp_path / "out", said.append)
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == result
     parts = {row["part"]: row for row in result["parts"]}
     assert {"backbone", "network", "end to end", "RoIAlign with backward", "NMS of 5000"} <= set(parts)
     assert not {"training step", "forward of a training batch"} & set(parts)
+    exported = parts.pop("detect, ONNX Runtime")
+    assert exported["torch_ms"] > 0 and exported["least"] <= exported["ratio"] <= exported["most"]
+    assert len(result["seconds"].pop("detect, ONNX Runtime")["onnxruntime"]) == 2
     assert all(row["jittor_ms"] > 0 and row["ratio"] is None for row in parts.values())
     assert all(len(seconds["jittor-bench"]) == 2 for seconds in result["seconds"].values())
     assert parts["end to end"]["jittor_ms"] > parts["read and resize"]["jittor_ms"]

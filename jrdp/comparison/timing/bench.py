@@ -16,19 +16,22 @@ import numpy as np
 from PIL import Image
 
 from jrdp import interchange
-from jrdp.comparison.exchange import save_arrays, save_batch
+from jrdp.comparison.exchange import load_arrays, save_arrays, save_batch
 from jrdp.comparison.process import Worker
+from jrdp.comparison.timing.onnxruntime_side import OnnxRuntimeSide, onnxruntime_version
 from jrdp.comparison.report import machine, text_table
 from jrdp.comparison.synthetic import disc_masks, synthetic_state
 from jrdp.config import Config, load_config
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.engine.weights import config_of
 from jrdp.errors import UserError
+from jrdp.export.onnx_file import unsupported
 from jrdp.files import make_folder, write_text
 from jrdp.structures import Targets
 
 ROIS = 100
 WARM_UP = 2  # untimed runs of each part, in which kernels are compiled and caches are filled
+FORMS = ("channels_last", "bfloat16")  # of PyTorch, with `rivals`
 OF_TRAINING = ("forward of a training batch", "training step")  # solver.batch_size times the picture, plain network
 COLUMNS = ["part", "Jittor ms", "PyTorch ms", "ratio", "least", "most"]
 
@@ -38,7 +41,8 @@ class BenchOptions:
     """config, settings, weights: as everywhere; without weights, synthetic ones.
 
     picture: a file, or None for a generated one of 720x480. twin_python: an interpreter that has torch, or None to
-    time Jittor alone. compiled: also the twin compiled with frozen weights. threads: of each side, None for all cores.
+    time Jittor alone. compiled: also the twin compiled with frozen weights. rivals: also the twin in channels_last memory,
+    and there with bfloat16 autocast. onnxruntime: also `detect` beside the exported network in ONNX Runtime. threads: of each side, None for all cores.
     engine: "fast" or "plain", of the Jittor side's prediction. training: also a training step, and its forward pass alone
     without gradients.
     """
@@ -49,6 +53,8 @@ class BenchOptions:
     picture: Optional[Path] = None
     twin_python: Optional[str] = None
     compiled: bool = False
+    rivals: bool = False
+    onnxruntime: bool = False
     threads: Optional[int] = None
     rounds: int = 7
     engine: str = "fast"
@@ -80,11 +86,15 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
     threads = options.threads or os.cpu_count() or 1
     if options.engine not in ("plain", "fast"):
         raise UserError(f"unknown --engine {options.engine!r}: choose plain, fast")
+    runtimes = {"onnxruntime": onnxruntime_version()} if options.onnxruntime else {}
     make_folder(out)
     file = None if options.weights is None else interchange.read(options.weights)
     config = load_config(options.config, options.settings) if file is None else config_of(
         file, options.config, options.settings
     )
+    problem = unsupported(config.model) if options.onnxruntime else None
+    if problem is not None:
+        raise UserError(f"--onnxruntime: this network cannot be exported to ONNX: {problem}")
     values = config.model_dump(mode="json")
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="jrdp-bench-") as name, contextlib.ExitStack() as workers:
@@ -100,8 +110,15 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
                 seconds[part] = _alternate(part, {kind: sides[kind] for kind in parts[part]}, options.rounds)
                 print_line(f"timed {part}")
         workers.close()
+        run = _Run(options, values, inputs, folder, threads)
         if options.compiled and options.twin_python is not None:
-            seconds["network, PyTorch compiled"] = _against_compiled(options, values, inputs, folder, threads)
+            seconds.update(run.against_torch("compiled", ("network",)))
+        if options.rivals and options.twin_python is not None:
+            timed = ("network", "training step") if options.training else ("network",)
+            for form in FORMS:
+                seconds.update(run.against_torch(form, timed))
+        if options.onnxruntime:
+            seconds.update(run.against_onnxruntime(config))
         first = {
             kind: _first_prediction(kind, python, values, inputs, folder, threads, options.engine)
             for kind, python in pythons.items()
@@ -114,9 +131,10 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
         "load_average_before": load_before,
         "load_average_after": os.getloadavg()[0],
         "engine": options.engine,
+        "training_engine": config.train.engine,
         "backbone": config.model.backbone.name,
         "rois": ROIS,
-        "versions": versions,
+        "versions": {**versions, **runtimes},
         "date": time.strftime("%Y-%m-%d"),
     }
     result = {"conditions": conditions, "parts": rows, "first_prediction": first, "seconds": seconds}
@@ -132,7 +150,7 @@ def format_bench(result: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
     lines = [
         f"{c['machine']}; {c['threads']} threads on each side, {c['rounds']} rounds in turn; {versions}",
-        f"{c['backbone']}, engine {c['engine']}, {c['rois']} RoIs; load average {c['load_average_before']:.1f} before, "
+        f"{c['backbone']}, engine {c['engine']}, training {c['training_engine']}, {c['rois']} RoIs; load average {c['load_average_before']:.1f} before, "
         f"{c['load_average_after']:.1f} after (below 1 is quiet)",
         "",
     ]
@@ -196,20 +214,49 @@ def _alternate(part: str, sides: dict[str, Worker], rounds: int) -> dict[str, li
     return seconds
 
 
-def _against_compiled(
-    options: BenchOptions, values: dict, inputs: _Inputs, folder: Path, threads: int
-) -> dict[str, list[float]]:
-    """The network again, beside the twin compiled with frozen weights, both in new processes."""
-    with Worker("jittor-bench", sys.executable, folder, threads) as ours:
-        with Worker("torch-bench", options.twin_python, folder, threads) as theirs:
-            ours.ask("build", config=values, device="cpu", engine=options.engine)
-            theirs.ask("build", config=values, device="cpu", timing=True)
-            for worker, compiled in ((ours, False), (theirs, True)):
-                worker.ask("load", state=str(inputs.state))
-                worker.ask("prepare_timing", batch=str(inputs.batch), rois=str(inputs.rois), compiled=compiled)
-            for worker in (ours, theirs):
-                worker.ask("prepare_more", **_more(inputs))
-            return _alternate("network", {"jittor-bench": ours, "torch-bench": theirs}, options.rounds)
+@dataclass
+class _Run:
+    """What every comparison with another form of the network starts from."""
+
+    options: BenchOptions
+    values: dict  # the configuration
+    inputs: _Inputs
+    folder: Path
+    threads: int
+
+    def against_torch(self, form: str, parts: tuple[str, ...]) -> dict[str, dict[str, list[float]]]:
+        """Seconds of `parts` again, beside the twin in this form, both in new processes; by the row's name.
+
+        form: "compiled" (with frozen weights), or one of `FORMS`.
+        """
+        with self.jittor() as ours, Worker("torch-bench", self.options.twin_python, self.folder, self.threads) as theirs:
+            theirs.ask("build", config=self.values, device="cpu", timing=True)
+            theirs.ask("load", state=str(self.inputs.state))
+            if form in FORMS:
+                theirs.ask("use_form", form=form)
+            self.prepare(theirs, compiled=form == "compiled")
+            sides = {"jittor-bench": ours, "torch-bench": theirs}
+            return {f"{part}, PyTorch {form}": _alternate(part, sides, self.options.rounds) for part in parts}
+
+    def against_onnxruntime(self, config: Config) -> dict[str, dict[str, list[float]]]:
+        """Seconds of `detect` again, beside the exported network in ONNX Runtime in this process."""
+        theirs = OnnxRuntimeSide(load_arrays(self.inputs.state), config, self.inputs.picture, self.threads)
+        with self.jittor() as ours:
+            sides = {"jittor-bench": ours, "onnxruntime": theirs}
+            return {"detect, ONNX Runtime": _alternate("detect", sides, self.options.rounds)}
+
+    @contextlib.contextmanager
+    def jittor(self):
+        with Worker("jittor-bench", sys.executable, self.folder, self.threads) as ours:
+            ours.ask("build", config=self.values, device="cpu", engine=self.options.engine)
+            ours.ask("load", state=str(self.inputs.state))
+            self.prepare(ours)
+            yield ours
+
+    def prepare(self, worker: Worker, compiled: bool = False) -> None:
+        inputs = self.inputs
+        worker.ask("prepare_timing", batch=str(inputs.batch), rois=str(inputs.rois), compiled=compiled)
+        worker.ask("prepare_more", **_more(inputs))
 
 
 def _first_prediction(
@@ -228,8 +275,9 @@ def _row(part: str, seconds: dict[str, list[float]]) -> dict:
     ours = np.array(seconds["jittor-bench"])
     row = {"part": part, "jittor_ms": 1e3 * float(np.median(ours)), "torch_ms": None}
     row.update({"ratio": None, "least": None, "most": None})
-    if seconds.get("torch-bench"):
-        theirs = np.array(seconds["torch-bench"])
+    others = [kind for kind in seconds if kind != "jittor-bench" and seconds[kind]]
+    if others:
+        theirs = np.array(seconds[others[0]])
         ratios = ours / theirs
         row["torch_ms"] = 1e3 * float(np.median(theirs))
         row.update({"ratio": float(np.median(ratios)), "least": float(ratios.min()), "most": float(ratios.max())})

@@ -20,6 +20,17 @@ from jrdp.data.transforms import batch_images, prepare_image, read_image
 class TorchBench(TorchBackend):
     """`TorchBackend` with more parts to time; `prepare_timing` comes first."""
 
+    layout, autocast = torch.contiguous_format, False
+
+    def use_form(self, form: str) -> None:
+        """Before `prepare_timing`: "channels_last" memory, or "bfloat16" by autocast in that memory as well."""
+        self.layout, self.autocast = torch.channels_last, form == "bfloat16"
+        self.model.to(memory_format=self.layout)
+
+    def _batch(self, batch: str, dtype: torch.dtype | None = None):
+        images, *rest = super()._batch(batch, dtype)
+        return images.contiguous(memory_format=self.layout), *rest
+
     def prepare_more(self, inputs: str, picture: str, training: str) -> list[str]:
         """Add the operators on the arrays of `inputs`, the whole way of a picture, and the batch that is trained on.
 
@@ -57,9 +68,10 @@ class TorchBench(TorchBackend):
         return [*self.parts, *self.with_gradients, "training step"]
 
     def time(self, part: str) -> float:
-        if part in self.with_gradients:
-            return self._timed(self.with_gradients[part])
-        return super().time(part)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            if part in self.with_gradients:
+                return self._timed(self.with_gradients[part])
+            return super().time(part)
 
     def predict_once(self, config: dict, state: str, picture: str, engine: str) -> dict:
         """The first picture in a new process."""
@@ -82,6 +94,7 @@ if __name__ == "__main__":
         {
             "build": backend.build,
             "load": backend.load,
+            "use_form": backend.use_form,
             "prepare_timing": backend.prepare_timing,
             "prepare_more": backend.prepare_more,
             "time": backend.time,
