@@ -60,7 +60,7 @@ def classify(picture: PictureMatches, threshold: int, iou_threshold: float) -> P
     """The kind of every detection and instance of a picture at the `threshold`-th threshold, `iou_threshold`."""
     count, instances = picture.ious.shape
     best = picture.ious.max(axis=1) if instances else np.zeros(count)
-    targets = picture.ious.argmax(axis=1) if instances else np.full(count, -1, dtype=np.int64)
+    targets = picture.ious.argmax(axis=1) if instances else np.full(count, -1)
     matched = picture.matches[threshold]
     kinds = np.where(best >= iou_threshold, DUPLICATE, np.where(best >= BACKGROUND_IOU, LOCALISATION, BACKGROUND))
     kinds = np.where(picture.ignored[threshold], IGNORED, np.where(matched >= 0, HIT, kinds))

@@ -80,11 +80,11 @@ def precision_curve(scores: np.ndarray, hits: np.ndarray, total: int) -> np.ndar
     if len(scores) == 0:
         return np.zeros(len(RECALLS))
     order = np.argsort(-np.asarray(scores), kind="mergesort")
-    found = np.cumsum(np.asarray(hits, dtype=np.float64)[order])
+    found = np.cumsum(np.asarray(hits)[order])
     recall = found / total
     precision = found / np.arange(1, len(order) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    reached = np.searchsorted(recall, RECALLS, side="left")
+    reached = np.searchsorted(recall, RECALLS)
     return np.where(reached < len(order), precision[np.minimum(reached, len(order) - 1)], 0.0)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jrdp.analysis.errors import BACKGROUND, DUPLICATE, HIT, IGNORED, LOCALISATION, analyze_errors, classify
-from jrdp.analysis.matching import average_precision, match_pictures, mean_average_precision, precision_curve
+from jrdp.analysis.matching import PictureMatches, average_precision, match_pictures, mean_average_precision, precision_curve
 from jrdp.evaluation.cocoeval import run_cocoeval
 from jrdp.evaluation.ground_truth import load_ground_truth
 from jrdp.evaluation.results import check_results
@@ -23,16 +23,20 @@ FOUND = [  # image, box, score
 ]
 
 
-@pytest.fixture(scope="module")
-def pictures():
+def matched(found):
     annotations = [
         {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd,
          "segmentation": [[0, 0, 1, 0, 1, 1]]}
         for number, image, box, crowd in BOXES
     ]  # fmt: skip
     truth = load_ground_truth({"images": IMAGES, "annotations": annotations, "categories": [{"id": 1}]}, "bbox")
-    results = [{"image_id": image, "category_id": 1, "bbox": box, "score": score} for image, box, score in FOUND]
+    results = [{"image_id": image, "category_id": 1, "bbox": box, "score": score} for image, box, score in found]
     return match_pictures(run_cocoeval(truth, check_results(results, truth, "results")))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return matched(FOUND)
 
 
 def test_positions_order_and_overlaps(pictures):
@@ -100,3 +104,19 @@ def test_a_localisation_error_is_repaired_once_for_each_instance(pictures):
     # Nothing found: 1.0 and 1.0 are duplicates without a finder, 0.6 and 0.3 point at one instance each.
     assert analysis.counts == {"localisation": 2, "duplicate": 2, "background": 0, "missed": 0}
     assert analysis.ap == 0 and analysis.gains["localisation"] > 0 and analysis.gains["missed"] == pytest.approx(0)
+
+
+def test_a_picture_where_nothing_was_found(pictures):
+    first, second, third = matched(FOUND[:1])
+    assert first.detections.dtype == first.instances.dtype == first.matches.dtype == np.int64
+    assert first.scores.dtype == np.float64 and first.ignored.dtype == bool
+    assert first.ious.shape == (0, 2) and first.matches.shape == first.ignored.shape == (10, 0)
+    assert classify(first, 0, 0.5).missed.tolist() == [True, True]
+
+
+def test_a_picture_alone_and_overlaps_that_equal_a_threshold(pictures):
+    assert mean_average_precision(pictures[:1]) == pytest.approx(np.mean([average_precision(pictures[:1], k) for k in range(10)]))
+    overlaps = np.array([[0.5], [np.nextafter(0.5, 0)], [0.1], [np.nextafter(0.1, 0)]])
+    nobody = np.full((1, 4), -1)
+    alone = PictureMatches(1, np.arange(4), np.zeros(4), np.zeros(1, int), overlaps, nobody, nobody > 0)
+    assert classify(alone, 0, 0.5).kinds.tolist() == [DUPLICATE, LOCALISATION, LOCALISATION, BACKGROUND]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jrdp.data.transforms import PICTURE_SUFFIXES, is_readable, read_image
+from jrdp.data.transforms import PICTURE_SUFFIXES, exif_orientation, is_readable, read_image
 from jrdp.dataset_tools.check import check_dataset
 from jrdp.engine.pictures import list_pictures
 from jrdp.errors import UserError
@@ -99,3 +99,16 @@ def test_annotations_of_the_turned_picture(tmp_path):
     assert CocoDataset(*place, InputConfig(exif="apply"), training=True)[0].image.original_size == (6, 4)
     save(place[0] / "a.png", 1)
     assert "its EXIF does not say so" in check_dataset(name, ".").problems[0]
+
+
+def test_damaged_exif_is_upright():
+    class Damaged:
+        def getexif(self):
+            raise SyntaxError("not a TIFF file")
+
+    assert exif_orientation(Damaged()) == 1
+    picture = Image.new("RGB", (4, 3))
+    picture.getexif()[0x0112] = 9
+    assert exif_orientation(picture) == 1
+    picture.getexif()[0x0112] = 6
+    assert exif_orientation(picture) == 6
