@@ -56,6 +56,12 @@ def layers(
     twin_precision: str = PrecisionOption,
     engine: str = EngineOption,
     tf32: bool = Tf32Option,
+    twin_backbone: Optional[str] = typer.Option(
+        None, "--twin-backbone", metavar="MODULE:CLASS", help="The twin, in PyTorch, of a backbone of your own."
+    ),
+    twin_pyramid: Optional[str] = typer.Option(
+        None, "--twin-pyramid", metavar="MODULE:CLASS", help="The twin, in PyTorch, of a pyramid of your own."
+    ),
     tolerance: float = typer.Option(1e-4, "--tolerance", help="Relative L2 of every stage."),
     box_tolerance: float = typer.Option(0.01, "--box-tolerance", help="Network pixels."),
     score_tolerance: float = typer.Option(1e-4, "--score-tolerance", help="Absolute."),
@@ -66,7 +72,7 @@ def layers(
 
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
-        engine, tf32, twin_device,
+        engine, tf32, twin_device, twin_backbone=twin_backbone, twin_pyramid=twin_pyramid,
     ).checked()
     passed = compare_layers(
         options, _pictures(images), out, tolerance, box_tolerance, score_tolerance, mask_tolerance

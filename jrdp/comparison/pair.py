@@ -17,8 +17,10 @@ from jrdp.comparison.exchange import load_arrays, save_arrays
 from jrdp.comparison.process import Worker
 from jrdp.comparison.synthetic import synthetic_state
 from jrdp.config import Config, load_config, own_parts, parse_config
+from jrdp.engine.weights import refuse_unasked_code
 from jrdp.errors import UserError
 from jrdp.files import protect
+from jrdp.import_path import is_import_path
 
 # Mistakes that the twin can be given, to show that a comparison notices them; see `twin.Variant`.
 NEGATIVE_CONTROLS = {
@@ -28,6 +30,7 @@ NEGATIVE_CONTROLS = {
     "sqrt-score": {"sqrt_score": True},
     "group-norm-eps": {"group_norm_eps": 1e-3},
 }
+OF_TWIN = {"model.backbone.name": "--twin-backbone", "model.pyramid.enhancement": "--twin-pyramid"}
 
 
 @dataclass
@@ -41,7 +44,8 @@ class Options:
     test.tf32 are for runs, and do not make a comparison less exact. twin_device: the twin's, None for `device`: a torch
     without CUDA can stand beside a Jittor with it. timing: the twin is timed, with compiled operators.
     initialise: what `weights` does not hold starts as jrdp initialises
-    it (by `seed`) for training, where comparisons of a pass take synthetic weights.
+    it (by `seed`) for training, where comparisons of a pass take synthetic weights. twin_backbone, twin_pyramid: import
+    paths of the twin's, written in torch, for a configuration whose own the twin does not have.
     """
 
     config: Optional[Path] = None
@@ -59,6 +63,14 @@ class Options:
     twin_device: Optional[str] = None
     timing: bool = False
     initialise: bool = False
+    twin_backbone: Optional[str] = None
+    twin_pyramid: Optional[str] = None
+
+    @property
+    def twin_parts(self) -> dict[str, str]:
+        """The import paths of the twin's own parts, by the keys of what they stand for."""
+        parts = {"model.backbone.name": self.twin_backbone, "model.pyramid.enhancement": self.twin_pyramid}
+        return {key: path for key, path in parts.items() if path is not None}
 
     @property
     def device_of_twin(self) -> str:
@@ -87,6 +99,9 @@ class Options:
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise UserError(f"unknown --{name} {value!r}: choose {', '.join(a for a in allowed if a)}")
+        for key, path in self.twin_parts.items():
+            if not is_import_path(path):
+                raise UserError(f"{OF_TWIN[key]} {path}: expected an import path, package.module:Class")
         if self.engine == "fast" and self.device != "cpu":
             raise UserError("--engine fast is for the CPU; leave out --device cuda")
         if self.tf32 and self.device == "cpu":
@@ -129,13 +144,13 @@ def open_pair(options: Options) -> Iterator[Pair]:
             variant = NEGATIVE_CONTROLS[options.negative_control] if options.negative_control else {}
             theirs = torch.ask(
                 "build", config=values, device=options.device_of_twin, precision=options.precision, variant=variant,
-                tf32=options.tf32, timing=options.timing,
+                tf32=options.tf32, timing=options.timing, own=options.twin_parts,
             )
             with Worker("jittor", sys.executable, folder, options.threads) as jittor:
                 ours = jittor.ask(
                     "build", config=values, device=options.device, engine=options.engine, tf32=options.tf32
                 )
-                check_same_tensors(ours, theirs)
+                check_same_tensors(ours, theirs, ordered=not options.twin_parts)
                 start = _start(file, ours["shapes"], options, jittor, folder)
                 twin_start = start
                 if options.twin_weights is not None:
@@ -159,11 +174,15 @@ def resolve_config(file, options: Options) -> Config:
     """The configuration given, else the one in the weight file, else what its tensors tell, else the defaults.
 
     Raises:
-        UserError: for a backbone or a pyramid of one's own: the twin does not have it.
+        UserError: for a backbone or a pyramid of one's own whose twin is not named: the twin does not have it.
     """
     config = _config_of(file, options)
     for key, name in own_parts(config.model).items():
-        raise UserError(f"the PyTorch twin has only the released network, not {key} = {name}")
+        if key not in options.twin_parts:
+            raise UserError(
+                f"the PyTorch twin has only the released network, not {key} = {name}: `jrdp compare layers` takes its twin, "
+                f"written in PyTorch, with {OF_TWIN[key]} package.module:Class; two result files compare without (compare detections)"
+            )
     return config
 
 
@@ -172,12 +191,14 @@ def _config_of(file, options: Options) -> Config:
         return load_config(options.config, options.settings)
     stored = file.metadata.get("config")
     values = stored if isinstance(stored, dict) else interchange.infer_config(file)
-    return load_config(None, options.settings, base=parse_config(values, f"stored in {options.weights}"))
+    config = load_config(None, options.settings, base=parse_config(values, f"stored in {options.weights}"))
+    refuse_unasked_code(file, config, options.settings)
+    return config
 
 
-def check_same_tensors(ours: dict, theirs: dict) -> None:
-    """Names, order, shapes and trainability, as each side reports them."""
-    if ours["shapes"] != theirs["shapes"] or list(ours["shapes"]) != list(theirs["shapes"]):
+def check_same_tensors(ours: dict, theirs: dict, ordered: bool = True) -> None:
+    """Names, order, shapes and trainability, as each side reports them; the order matters where momentum travels."""
+    if ours["shapes"] != theirs["shapes"] or (ordered and list(ours["shapes"]) != list(theirs["shapes"])):
         odd = [n for n in {**ours["shapes"], **theirs["shapes"]} if ours["shapes"].get(n) != theirs["shapes"].get(n)]
         raise UserError(f"the two networks have different tensors: {', '.join(odd[:5]) or 'in another order'}")
     odd = sorted(set(ours["trainable"]) ^ set(theirs["trainable"]))

@@ -18,6 +18,7 @@ except ImportError as missing:
 from jrdp.comparison.twin import detect as twin_detect
 from jrdp.comparison.twin import ops
 from jrdp.comparison.twin import imposed as twin_imposed
+from jrdp.comparison.twin import own_parts
 from jrdp.comparison.twin import train as twin_train
 from jrdp.comparison.choices import Decisions
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
@@ -55,10 +56,12 @@ class TorchBackend:
         variant: dict | None = None,
         tf32: bool = False,
         timing: bool = False,
+        own: dict[str, str] | None = None,
     ) -> dict:
         """Make the network; returns versions and the tensors' shapes in order.
 
         tf32: on a GPU, for float32 products. timing: use torchvision's compiled operators, where it is installed.
+        own: import paths of parts in place of the released ones, see `twin.own_parts`.
         """
         self.versions = {"torch": torch.__version__}
         if timing:
@@ -70,12 +73,15 @@ class TorchBackend:
         self.others: dict[tuple[str, str], Network] = {}
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         self.config = parse_config(config, "of the comparison")
-        self.model = Twin(self.config.model, Variant(**(variant or {}))).to(self.device, self.dtype)
+        body, fpn = own_parts.make(self.config.model, own or {})
+        self.model = Twin(self.config.model, Variant(**(variant or {})), body, fpn).to(self.device, self.dtype)
+        if own:
+            self.model.eval()  # such parts may compute something else in training; only predictions are compared
         self.solver = twin_train.optimizer(self.model, self.config.solver)
         return {
             "versions": self.versions,
             "threads": torch.get_num_threads(),
-            "shapes": {name: list(value.shape) for name, value in self.model.state_dict().items()},
+            "shapes": {name: list(value.shape) for name, value in own_parts.tensors(self.model).items()},
             "trainable": [name for name, value in self.model.named_parameters() if value.requires_grad],
         }
 
@@ -92,7 +98,10 @@ class TorchBackend:
         self._fill(state)
 
     def _fill(self, state: dict[str, torch.Tensor]) -> None:
-        self.model.load_state_dict(state, strict=True)
+        counters = self.model.state_dict().keys() - own_parts.tensors(self.model).keys()
+        missing, unexpected = self.model.load_state_dict(state, strict=False)
+        if unexpected or set(missing) - counters:
+            raise UserError(f"the twin's tensors are not those given: {', '.join([*unexpected, *missing][:5])}")
         self.solver = twin_train.optimizer(self.model, self.config.solver)
         self.others.clear()
 
@@ -229,8 +238,8 @@ class TorchBackend:
             levels = fpn.fpn(*body)
         self.parts = {
             "backbone": lambda: model.backbone.body(images),
-            "pyramid": lambda: fpn.enhance(fpn.fpn(*body)),
-            "dense pyramid": lambda: fpn.enhance(levels),
+            "pyramid": lambda: fpn.enhanced(fpn.fpn(*body)),
+            "dense pyramid": lambda: fpn.enhanced(levels),
             "head": lambda: model.rpn.head(trunk.pyramid),
             "boxes": lambda: twin_detect.proposals(trunk, sizes, self.config.model.fcos),
             "masks": lambda: model.masks(trunk.pyramid, boxes),

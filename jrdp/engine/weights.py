@@ -43,7 +43,7 @@ def config_of(file: WeightFile, config: str | Path | Config | None, overrides: l
     else:
         stored = file.metadata.get("config") or interchange.infer_config(file)
         chosen = load_config(None, overrides, base=parse_config(stored, f"stored in {file.path}"))
-        _refuse_unasked_code(file, chosen, overrides)
+        refuse_unasked_code(file, chosen, overrides)
     check_preprocessing(file, chosen)
     return chosen
 
@@ -55,7 +55,7 @@ def batch_size_of(weights: Path, config: Path | None, overrides: list[str]) -> i
     return load_config(config, overrides, base=base).test.batch_size
 
 
-def _refuse_unasked_code(file: WeightFile, config: Config, overrides: list[str]) -> None:
+def refuse_unasked_code(file: WeightFile, config: Config, overrides: list[str]) -> None:
     """Weights hold no code, and which code is run because of them is for who loads them to say."""
     asked = {override.partition("=")[0].strip() for override in overrides}
     unasked = {k: p for k, p in own_parts(config.model).items() if k not in asked and not is_imported(p)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,7 @@ class Body(nn.Module):
 
     def __init__(self, name: str, stride_in_1x1: bool, freeze_at: int):
         super().__init__()
+        self.out_channels = (256, 512, 1024, 2048)
         self.stem = Stem()
         groups, width = (32, 256) if name == "x101" else (1, 64)
         inputs = 64
@@ -133,28 +135,28 @@ class TopBlocks(nn.Module):
         return p6, self.p7(F.relu(p6))
 
 
-class Pyramid(nn.Module):
-    """FPN on C3..C5 with P6 and P7, then the regularized dense pyramid (Sec. III-B, Eq. 6-8, fusion as released)."""
+class FPN(nn.Module):
+    """FPN on C3..C5 with P6 and P7. A pyramid of one's own is derived from it and has two methods.
 
-    def __init__(self):
+    in_channels: of C3, C4, C5. covered: the numbers of the levels that an enhancement works on, the finest first.
+    fusion: "1x1_3x3" or "3x3", for whoever concatenates.
+    """
+
+    def __init__(self, in_channels: Sequence[int], covered: Sequence[int] = LEVELS, fusion: str = "1x1_3x3"):
         super().__init__()
-        for index, channels in ((2, 512), (3, 1024), (4, 2048)):
+        self.channels, self.covered, self.fusion = 256, covered, fusion
+        for index, channels in zip((2, 3, 4), in_channels):
             self.add_module(f"fpn_inner{index}", nn.Conv2d(channels, 256, 1))
             self.add_module(f"fpn_layer{index}", nn.Conv2d(256, 256, 3, padding=1))
-        self.refine_block_1 = nn.Conv2d(256, 256, 3, padding=1)
-        self.refine_block_2 = self._fusion(2)
-        self.refine_block_3 = self._fusion(3)
-        self.refine_block_4 = self._fusion(4)
-        self.refine_block_5 = self._fusion(5)
-        self.att_block_1 = nn.Conv2d(256, 256, 3, padding=1)
-        self.att_block_2 = nn.Conv2d(256, 256, 3, padding=1)
-        self.att_block_3 = nn.Conv2d(256, 256, 3, padding=1)
-        self.att_block_4 = nn.Conv2d(256, 256, 3, padding=1)
+        self.build_enhancement()
         self.top_blocks = TopBlocks()
 
-    @staticmethod
-    def _fusion(maps: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(256 * maps, 256, 1), nn.Conv2d(256, 256, 3, padding=1))
+    def build_enhancement(self) -> None:
+        """Make the layers of `enhance`; the plain FPN has none."""
+
+    def enhance(self, levels: list[Tensor]) -> list[Tensor]:
+        """P3..P7 -> as many maps of the same shapes; the plain FPN leaves them as they are."""
+        return levels
 
     def fpn(self, c3: Tensor, c4: Tensor, c5: Tensor) -> dict[str, Tensor]:
         """`P3`..`P7`, each [N, 256, h_l, w_l]."""
@@ -165,7 +167,31 @@ class Pyramid(nn.Module):
         p6, p7 = self.top_blocks(p5)
         return {"P3": p3, "P4": p4, "P5": p5, "P6": p6, "P7": p7}
 
-    def enhance(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def enhanced(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`RP3`..`RP7` of `P3`..`P7`, and what else is to be compared."""
+        levels = self.enhance([maps[f"P{level}"] for level in LEVELS])
+        return {f"RP{level}": x for level, x in zip(LEVELS, levels)}
+
+
+class Pyramid(FPN):
+    """The regularized dense pyramid (Sec. III-B, Eq. 6-8, fusion as released)."""
+
+    def build_enhancement(self) -> None:
+        self.refine_block_1 = nn.Conv2d(256, 256, 3, padding=1)
+        self.refine_block_2 = self._fusion(2)
+        self.refine_block_3 = self._fusion(3)
+        self.refine_block_4 = self._fusion(4)
+        self.refine_block_5 = self._fusion(5)
+        self.att_block_1 = nn.Conv2d(256, 256, 3, padding=1)
+        self.att_block_2 = nn.Conv2d(256, 256, 3, padding=1)
+        self.att_block_3 = nn.Conv2d(256, 256, 3, padding=1)
+        self.att_block_4 = nn.Conv2d(256, 256, 3, padding=1)
+
+    @staticmethod
+    def _fusion(maps: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(256 * maps, 256, 1), nn.Conv2d(256, 256, 3, padding=1))
+
+    def enhanced(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """`RP3`..`RP7` and the attention logits `att_logit_P4`..`att_logit_P7`, each [N, 256, h_l, w_l]."""
         out = {"RP3": self.refine_block_1(maps["P3"])}
         stages: dict[str, Tensor] = {}
@@ -274,10 +300,10 @@ class MaskFeatures(nn.Module):
 
 
 class _Backbone(nn.Module):
-    def __init__(self, body: Body):
+    def __init__(self, body: nn.Module, fpn: FPN):
         super().__init__()
         self.body = body
-        self.fpn = Pyramid()
+        self.fpn = fpn
 
 
 class _Rpn(nn.Module):
@@ -324,17 +350,21 @@ class Trunk:
 class Twin(nn.Module):
     """The network of the released checkpoints; `config.model` chooses backbone, thresholds and top-n.
 
-    Raises `UserError` for a configuration that the released network does not have (the paper's ablations): the twin
-    witnesses the released network only.
+    body, fpn: others in place of the released ones (`own_parts` makes them).
+    Raises `UserError` for a configuration that the released network does not have (the paper's ablations): without
+    them, the twin witnesses the released network only.
     """
 
-    def __init__(self, config: ModelConfig, variant: Variant = RELEASED):
+    def __init__(
+        self, config: ModelConfig, variant: Variant = RELEASED, body: nn.Module | None = None, fpn: FPN | None = None
+    ):
         super().__init__()
-        _check_released(config)
+        _check_released(config, ("mask",) if fpn is not None else ("pyramid", "mask"))
         self.config = config
         self.variant = variant
-        body = config.backbone
-        self.backbone = _Backbone(Body(body.name, body.strides_in_1x1, body.freeze_at))
+        if body is None:
+            body = Body(config.backbone.name, config.backbone.strides_in_1x1, config.backbone.freeze_at)
+        self.backbone = _Backbone(body, Pyramid(body.out_channels[-3:]) if fpn is None else fpn)
         self.rpn = _Rpn(config.fcos.channels)
         self.roi_heads = _RoiHeads(variant.aligned)
         for module in self.modules():
@@ -359,9 +389,10 @@ class Twin(nn.Module):
 
     def trunk(self, images: Tensor) -> Trunk:
         """Backbone, pyramid and head of images [N, 3, H, W], H and W multiples of 32."""
-        stages = self.backbone.body(images.flip(1) if self.variant.rgb else images)
+        maps = self.backbone.body(images.flip(1) if self.variant.rgb else images)
+        stages = maps if isinstance(maps, dict) else dict(zip(("C3", "C4", "C5"), maps[-3:]))
         stages |= self.backbone.fpn.fpn(stages["C3"], stages["C4"], stages["C5"])
-        stages |= self.backbone.fpn.enhance({f"P{level}": stages[f"P{level}"] for level in LEVELS})
+        stages |= self.backbone.fpn.enhanced({f"P{level}": stages[f"P{level}"] for level in LEVELS})
         stages |= self.rpn.head([stages[f"RP{level}"] for level in LEVELS])
         return Trunk(stages)
 
@@ -375,9 +406,9 @@ class Twin(nn.Module):
         return stages
 
 
-def _check_released(config: ModelConfig) -> None:
+def _check_released(config: ModelConfig, sections: Sequence[str]) -> None:
     released = ModelConfig()
-    for section in ("pyramid", "mask"):
+    for section in sections:
         if getattr(config, section) != getattr(released, section):
             raise UserError(
                 f"the PyTorch twin has only the released network, not model.{section} = "
