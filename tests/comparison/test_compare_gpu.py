@@ -1,4 +1,4 @@
-"""`jrdp compare layers` with Jittor on a GPU and the PyTorch twin on the CPU: small pictures, synthetic weights."""
+"""`jrdp compare` with Jittor on a GPU and the PyTorch twin on the CPU: small pictures, synthetic weights."""
 
 import json
 
@@ -6,8 +6,11 @@ import pytest
 from PIL import Image
 from twin_python import TWIN_PYTHON
 
+from jrdp.comparison.gradients import compare_gradients
 from jrdp.comparison.layers import compare_layers
 from jrdp.comparison.pair import Options
+from jrdp.comparison.training import compare_training
+from jrdp.dataset_tools.sample import write_sample
 
 pytestmark = [pytest.mark.gpu, pytest.mark.gpu_once]
 
@@ -30,3 +33,13 @@ def test_layers_and_a_mistake_of_the_twin(both_frameworks, tmp_path):
     wrong = options(negative_control="aligned")
     assert not compare_layers(wrong, [tmp_path / "picture.png"], tmp_path / "wrong", print_line=said.append)
     assert report_of(tmp_path / "wrong")["failures"][0].startswith("first stage over tolerance: mask_roi_1 ")
+
+
+def test_gradients_and_training(both_frameworks, tmp_path):
+    sample = write_sample(tmp_path / "sample", train=2, val=1)
+    data, said = [f"{sample.images}:{sample.train}"], []
+    assert compare_gradients(options(), data, tmp_path / "gradients", print_line=said.append), said
+    assert len(report_of(tmp_path / "gradients")["gradients"]) > 100
+    assert compare_training(options(), data, tmp_path / "training", steps=2, print_line=said.append), said
+    report = report_of(tmp_path / "training")
+    assert len(report["steps"]) == 2 and report["parameters"]["travelled"] > 0

@@ -1,4 +1,4 @@
-"""A training of the whole network on a GPU beside the CPU's."""
+"""Trainings of the whole network on a GPU: beside the CPU's, and in mixed precision through an overflow."""
 
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from jrdp.config import load_config
 from jrdp.data.catalog import load_dataset
 from jrdp.data.loader import TrainLoader
 from jrdp.dataset_tools.sample import write_sample
+from jrdp.engine.loss_scale import LossScale
 from jrdp.engine.solver import Solver
 from jrdp.engine.steps import training_steps
 from jrdp.models.rdpnet import RDPNet
@@ -49,16 +50,16 @@ def other_way_round(item):
 class Training:
     """From weights that depend on names and shapes alone."""
 
-    def __init__(self, iterations: int):
-        self.config = load_config(None, [*SETTINGS, f"solver.max_iterations={iterations}"])
+    def __init__(self, iterations: int, *settings: str):
+        self.config = load_config(None, [*SETTINGS, f"solver.max_iterations={iterations}", *settings])
         self.network = RDPNet(self.config.model)
         shapes = {name: list(value.shape) for name, value in named_tensors(self.network).items()}
         assign_state(self.network, synthetic_state(shapes, 1))
         self.solver = Solver(trainable_parameters(self.network), self.config.solver)
         self.start = self.parameters()
 
-    def steps(self, batches):
-        return training_steps(self.network, batches, self.config, solver=self.solver)
+    def steps(self, batches, scale=None):
+        return training_steps(self.network, batches, self.config, solver=self.solver, scale=scale)
 
     def parameters(self) -> dict[str, np.ndarray]:
         return {name: value.numpy() for name, value in trainable_parameters(self.network).items()}
@@ -98,3 +99,28 @@ def test_thirty_iterations_stay_beside_the_cpus(batches, record_property):
     assert expected[-5:].mean() < 0.7 * expected[:5].mean(), "nothing was learned"
     with pytest.raises(AssertionError):
         check(floor, np.abs(found[::-1] - expected) / expected, floor_way, way)
+
+
+def test_an_overflow_is_skipped_and_training_goes_on(batches):
+    """In mixed precision, from a loss scale that no float16 gradient survives."""
+    scale = LossScale(value=2.0**24)
+    with jt.flag_scope(use_cuda=1):
+        training = Training(20, "train.amp=true", "train.dynamic_loss_scale=true")
+        skipped, good = 0, 0
+        for step in training.steps(batches, scale):
+            assert np.isfinite(step.losses["loss"])
+            if step.skipped:
+                assert good == 0, "it overflowed after it had fitted"
+                skipped += 1
+                assert scale.value == 2.0 ** (24 - skipped) and scale.steps == 0
+            else:
+                good += 1
+            if good == 0 and skipped == 1:
+                kept = training.parameters()
+                assert all(np.array_equal(value, training.start[name]) for name, value in kept.items())
+            if good == 2:
+                break
+        end = training.parameters()
+    assert skipped >= 1 and scale.steps == 2
+    assert all(np.isfinite(value).all() for value in end.values())
+    assert all(not np.array_equal(end[name], training.start[name]) for name in end if name.startswith("backbone.body.layer4"))
