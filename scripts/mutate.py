@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGETS = {  # module -> its tests
     "jrdp/boxes.py": ["tests/test_boxes.py"],
     "jrdp/schedule.py": ["tests/engine/test_solver.py"],
-    "jrdp/import_path.py": ["tests/models/test_own_parts.py"],
+    "jrdp/import_path.py": ["tests/test_import_path.py", "tests/models/test_own_parts.py"],
     "jrdp/models/fcos_targets.py": ["tests/models/test_fcos_targets.py"],
     "jrdp/models/fcos_decode.py": ["tests/models/test_fcos_decode.py"],
     "jrdp/models/fcos.py": ["tests/models/test_fcos_losses.py", "tests/models/test_model_state.py"],

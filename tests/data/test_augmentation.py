@@ -28,6 +28,11 @@ def test_looks_depend_on_seed_and_epoch_alone_and_keep_their_bounds():
     for name, middle, reach in (("brightness", 1, 0.2), ("contrast", 1, 0.1), ("saturation", 1, 0.5), ("hue", 0, 0.25)):
         values = np.array([getattr(look, name) for look in looks])
         assert abs(values - middle).max() <= reach and values.min() < middle - 0.9 * reach < middle + 0.9 * reach < values.max()
+    # The numbers themselves: a training that is resumed by a later version goes on with the same pictures.
+    drawn = np.random.default_rng([1, 3, 1])
+    sizes, shares = drawn.integers(0, 3, 400), drawn.uniform(-1, 1, (400, 4)) * [0.2, 0.1, 0.5, 0.25]
+    expected = [Look((20, 30, 40)[k], 1 + b, 1 + c, 1 + s, h) for k, (b, c, s, h) in zip(sizes, shares)]
+    assert np.allclose(np.array(looks, np.float64), np.array(expected, np.float64), rtol=0, atol=1e-12)
     only_size = Augmentation((20,)).looks(3, 1, 0)
     assert only_size == [Look(min_size=20)] * 3
 

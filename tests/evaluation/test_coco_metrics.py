@@ -352,6 +352,26 @@ def test_ground_truth_without_any_mask_is_refused():
     assert evaluate(dataset, [], "bbox")["AP"] == 0
 
 
+def test_a_crowd_without_a_shape_hides_nothing_behind_it():
+    dataset = make_dataset()
+    crowd = {**dataset["annotations"][0], "id": 1, "iscrowd": 1, "segmentation": []}
+    dataset["annotations"].insert(0, crowd)
+    truth = load_ground_truth(dataset, "segm")
+    assert len(truth.annotations) == len(dataset["annotations"]) - 1
+    assert evaluate(truth, [], "segm") == evaluate(make_dataset(), [], "segm")
+
+
+def test_the_file_without_masks_is_named(tmp_path):
+    dataset = make_dataset()
+    for annotation in dataset["annotations"]:
+        annotation["segmentation"] = []
+    (tmp_path / "boxes.json").write_text(json.dumps(dataset))
+    with pytest.raises(UserError, match="boxes.json: none of its"):
+        load_ground_truth(tmp_path / "boxes.json", "segm")
+    with pytest.raises(UserError, match="^ground truth: none of its"):
+        load_ground_truth(dataset, "segm")
+
+
 def test_far_polygons_in_results_are_refused():
     dataset = make_dataset()
     far = {"image_id": 993, "score": 0.5, "segmentation": [[5, 5, 20, 5, 20, 20, 5, 1e9]]}

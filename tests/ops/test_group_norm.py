@@ -105,3 +105,10 @@ def test_bad_arguments():
         group_norm(x, ones, jt.ones(5), 3)
     with pytest.raises(ValueError, match=r"x: expected float32 \[N, C, H, W\]"):
         group_norm(ones, ones, ones, 3)
+
+
+def test_the_eps_that_is_left_out():
+    x, weight, bias, _ = (jt.array(value) for value in numbers((2, 8, 5, 7), spread=0.001))
+    given, left_out = (group_norm(x, weight, bias, 4, *eps).numpy() for eps in ((1e-5,), ()))
+    np.testing.assert_array_equal(left_out, given)
+    assert np.abs(group_norm(x, weight, bias, 4, 1e-6).numpy() - given).max() > 0.1

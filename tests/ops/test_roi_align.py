@@ -201,6 +201,7 @@ BOX = [0, 1, 2, 30, 40]
         ({"output_size": 2.5}, "output_sizes: must be whole"),
         ({"spatial_scale": -1.0}, "spatial_scales: must be positive"),
         ({"spatial_scale": float("nan")}, "spatial_scales: must be positive"),
+        ({"spatial_scale": float("inf")}, "spatial_scales: must be positive"),
         ({"sampling_ratio": -1}, "sampling_ratio: must be"),
     ],
 )

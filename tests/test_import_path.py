@@ -1,0 +1,57 @@
+"""Code that is named by an import path: where it is looked for, and what is said when it is not found."""
+
+import sys
+
+import pytest
+
+from jrdp.errors import UserError
+from jrdp.import_path import import_object, is_import_path, is_imported
+
+KEY = "model.backbone.name"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, which is not on Python's path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_the_working_directory_comes_after_python_s_path(folder):
+    (folder / "own_part.py").write_text("class Part:\n    here = True\n")
+    (folder / "json.py").write_text("raise RuntimeError('the wrong one')\n")
+    assert not is_imported("own_part:Part")
+    assert import_object("own_part:Part", KEY).here
+    assert is_imported("own_part:Part")
+    assert import_object("json:loads", KEY)("1") == 1
+    assert sys.path[-1] == str(folder)
+
+
+@pytest.mark.parametrize(
+    "path, told",
+    [
+        ("no_such_part:Part", "there is no module no_such_part; it is looked for on Python's path and in {folder}"),
+        ("broken:Part", "importing broken raised ValueError: in two lines"),
+        ("silent:Part", "importing silent raised KeyboardInterruptLike"),
+        ("hungry:Part", "importing hungry raised ModuleNotFoundError: No module named 'no_such_food'"),
+        ("own_part:Other", "own_part.py has no Other"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(folder, path, told):
+    (folder / "own_part.py").write_text("Part = 1\n")
+    (folder / "broken.py").write_text("raise ValueError('in two\\nlines')\n")
+    (folder / "silent.py").write_text("class KeyboardInterruptLike(Exception): pass\nraise KeyboardInterruptLike\n")
+    (folder / "hungry.py").write_text("import no_such_food\n")
+    with pytest.raises(UserError) as refused:
+        import_object(path, KEY)
+    message = str(refused.value)
+    assert message.startswith(f"{KEY}: {path}: ") and message.endswith(told.format(folder=folder)) and "\n" not in message
+
+
+@pytest.mark.parametrize("text, is_one", [("a:B", True), ("a.b:C_1", True), ("resnet18", False), ("a.b", False), ("a:b.c", False), ("1a:B", False)])
+def test_what_an_import_path_looks_like(text, is_one):
+    assert is_import_path(text) is is_one
