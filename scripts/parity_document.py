@@ -165,8 +165,8 @@ in the detection head, on the same input, its relative L2 distance to float64:
 | --- | --- | --- | --- | --- |
 {rows}
 
-So Jittor is at the one and PyTorch at the other, and the factor of the verdict is what the same reasoning gives for the widest convolution. It shows most where
-nothing after the sum evens it out, as in the gradients of the mask head's weights, sums over all pixels of all RoIs. The box regression's logits are
+So Jittor is at the one and PyTorch at the other, and the factor of the verdict is what the same reasoning gives for the widest convolution. That the gradients
+of the mask head's weights, sums over all pixels of all RoIs, have large ratios fits this, but was not traced further. The box regression's logits are
 sums of a few units that the exponential turns from an absolute error into a relative one; so there jrdp adds in eight lanes too (`Conv.in_lanes`), on CPUs
 and in training; the engine for CPUs has its own convolutions.
 """
