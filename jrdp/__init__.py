@@ -74,13 +74,22 @@ def train(
 
     Raises:
         jrdp.errors.UserError: as `jrdp train` ends with.
+        TypeError: for another kind of argument; nothing has been written then.
     """
     from jrdp.config import Config, load_config
     from jrdp.machine import runtime
 
+    if not isinstance(config, (type(None), str, pathlib.Path, Config)):
+        raise TypeError(f"config: expected a YAML file or a jrdp.config.Config, not {type(config).__name__}")
+    if on_step is not None and not callable(on_step):
+        raise TypeError(f"on_step: expected a function that takes a Step, not {type(on_step).__name__}")
     given = config if isinstance(config, Config) else None
     chosen = load_config(None if given else config, list(overrides), base=given)
     runtime.start(device, seed=chosen.train.seed, tf32=chosen.train.tf32)
+    from jittor import nn
+
     from jrdp.engine.train import train as run
 
+    if not isinstance(model, (type(None), nn.Module)):
+        raise TypeError(f"model: expected a network (jittor.nn.Module), not {type(model).__name__}")
     return run(chosen, pathlib.Path(out), resume, dataset, model, on_step)

@@ -100,6 +100,14 @@ def test_what_on_step_raises_ends_the_training(sample, tmp_path):
     assert load_checkpoint(tmp_path / "run" / "last.safetensors").iteration == 2
 
 
+@pytest.mark.parametrize("argument", [{"config": {"solver": {}}}, {"model": 3}, {"on_step": "print"}])
+def test_another_kind_of_argument_is_named_before_anything_is_written(tmp_path, argument):
+    (name,) = argument
+    with pytest.raises(TypeError, match=f"^{name}: expected .*, not {type(argument[name]).__name__}$"):
+        jrdp.train(**{"out": tmp_path / "run", "device": "cpu", **argument})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loaded_network_is_trained_on(sample, tmp_path):
     train(settings(sample, 1), tmp_path / "first")
     model = jrdp.load(tmp_path / "first" / "final.safetensors", device="cpu")
