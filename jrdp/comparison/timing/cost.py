@@ -74,17 +74,21 @@ def cost_table(costs: list[Cost]) -> str:
 
 def _count_calls(module: nn.Module, done: list[int]) -> None:
     """Let each call of this one convolution note its multiply-adds."""
-    run = module.execute
     transposed = isinstance(module, nn.ConvTranspose)
 
-    def execute(x: jt.Var) -> jt.Var:
-        y = run(x)
-        # Every output (every input, where transposed) meets the weights of one filter.
-        filters = module.weight.shape[0]
-        done.append(int(np.prod((x if transposed else y).shape)) * int(np.prod(module.weight.shape)) // filters)
-        return y
+    def counted(run):
+        def call(x: jt.Var) -> jt.Var:
+            y = run(x)
+            # Every output (every input, where transposed) meets the weights of one filter.
+            filters = module.weight.shape[0]
+            done.append(int(np.prod((x if transposed else y).shape)) * int(np.prod(module.weight.shape)) // filters)
+            return y
 
-    module.execute = execute
+        return call
+
+    module.execute = counted(module.execute)
+    if isinstance(module, Conv):
+        module.in_lanes = counted(module.in_lanes)
 
 
 def _take(done: list[int]) -> int:
