@@ -95,15 +95,17 @@ struct Tiles {
     int n, h, w, rows, columns;
     Tiles(int n, int h, int w) : n(n), h(h), w(w), rows((h + 3) / 4), columns((w + 3) / 4) {}
     int64_t count() const { return (int64_t)n * rows * columns; }
+    int left(int64_t tile) const { return (int)(tile % columns) * 4; }  // of its outputs
+    int top(int64_t tile) const { return (int)(tile / columns % rows) * 4; }
+    int64_t first_pixel(int64_t tile) const { return tile / columns / rows * h * w; }  // of its image
 };
 
 // B^T d B of one 6x6 input tile, with zeros outside the map; keep(point, first of kLanes channels, value) takes it.
 template <class Keep>
 inline void transform_input_tile(const float* in, const Tiles& tiles, int64_t tile, int ci, const float* zeros,
                                  const Keep& keep) {
-    const int left = (int)(tile % tiles.columns) * 4 - 1;
-    const int top = (int)(tile / tiles.columns % tiles.rows) * 4 - 1;
-    const float* image = in + tile / tiles.columns / tiles.rows * tiles.h * tiles.w * ci;
+    const int left = tiles.left(tile) - 1, top = tiles.top(tile) - 1;
+    const float* image = in + tiles.first_pixel(tile) * ci;
     const float* pixel[kPoints];
     for (int y = 0; y < 6; y++)
         for (int x = 0; x < 6; x++) {
@@ -170,8 +172,8 @@ inline void winograd(const float* in, const float* packed, const float* bias, bo
 
         for (int t = 0; t < count; t++) {
             const int64_t tile = first + t;
-            const int left = (int)(tile % tiles.columns) * 4, top = (int)(tile / tiles.columns % tiles.rows) * 4;
-            float* image = out + tile / tiles.columns / tiles.rows * h * w * co;
+            const int left = tiles.left(tile), top = tiles.top(tile);
+            float* image = out + tiles.first_pixel(tile) * co;
             const int height = std::min(4, h - top), width = std::min(4, w - left);
             for (int c = 0; c < co; c += kLanes) {
                 Lanes half[4][6];

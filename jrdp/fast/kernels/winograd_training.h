@@ -132,8 +132,8 @@ inline void add_product(const float* a, const float* b, int depth, float* c, int
 // A dy A^T of one tile of outputs, zero outside the map; `keep` as for transform_input_tile.
 template <class Keep>
 inline void transform_gradient_tile(const float* dy, const Tiles& tiles, int64_t tile, int co, const Keep& keep) {
-    const int left = (int)(tile % tiles.columns) * 4, top = (int)(tile / tiles.columns % tiles.rows) * 4;
-    const float* image = dy + tile / tiles.columns / tiles.rows * tiles.h * tiles.w * co;
+    const int left = tiles.left(tile), top = tiles.top(tile);
+    const float* image = dy + tiles.first_pixel(tile) * co;
     const int height = std::min(4, tiles.h - top), width = std::min(4, tiles.w - left);
     for (int c = 0; c < co; c += kLanes) {
         Lanes half[6][4];
