@@ -69,8 +69,7 @@ class Options:
     @property
     def twin_parts(self) -> dict[str, str]:
         """The import paths of the twin's own parts, by the keys of what they stand for."""
-        parts = {"model.backbone.name": self.twin_backbone, "model.pyramid.enhancement": self.twin_pyramid}
-        return {key: path for key, path in parts.items() if path is not None}
+        return {key: path for key, path in zip(OF_TWIN, (self.twin_backbone, self.twin_pyramid)) if path is not None}
 
     @property
     def device_of_twin(self) -> str:

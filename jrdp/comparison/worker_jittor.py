@@ -114,16 +114,16 @@ class JittorBackend:
         """One SGD step; returns the four losses before it. decisions: a file for those of this step."""
         images, targets = load_batch(batch)
         if decisions is None:
-            return self._step(images, targets, iteration)
+            with self._training():
+                return self._step(images, targets, iteration)
         parts = self._watched_backward(images, targets, decisions)
         self.solver.step(iteration)
         return {name: float(value.item()) for name, value in parts.items()}
 
     def _watched_backward(self, images, targets, path: str) -> dict[str, Any]:
         from jrdp.comparison.choices_jittor import read_decisions, watched_losses
-        from jrdp.engine.convolutions import convolutions_of_training
 
-        with convolutions_of_training(self.model, self.config.train):
+        with self._training():
             parts, stages, relus = watched_losses(self.model, images, targets)
             self.solver.backward(sum(parts.values()))
         read_decisions(self.model, images, targets, stages, relus).save(path)
@@ -205,7 +205,8 @@ class JittorBackend:
     def time(self, part: str) -> float:
         """Seconds that one run of a part takes."""
         if part == "training step":
-            return self._timed(lambda: self._step(*self.training, 1))
+            with self._training():
+                return self._timed(lambda: self._step(*self.training, 1))
         with self.jt.no_grad():
             return self._timed(self.parts[part])
 
@@ -216,12 +217,16 @@ class JittorBackend:
             peak["device"] = self.jt.get_mem_info().total_cuda_used / 2**20
         return peak
 
-    def _step(self, images, targets, iteration: int) -> dict[str, float]:
+    def _training(self):
+        """While the block runs, convolutions compute as the configuration asks for in training; going through the network
+        for that is no part of a timed step."""
         from jrdp.engine.convolutions import convolutions_of_training
 
-        with convolutions_of_training(self.model, self.config.train):
-            parts = self.model.losses(images, targets)
-            self.solver.backward(sum(parts.values()))
+        return convolutions_of_training(self.model, self.config.train)
+
+    def _step(self, images, targets, iteration: int) -> dict[str, float]:
+        parts = self.model.losses(images, targets)
+        self.solver.backward(sum(parts.values()))
         self.solver.step(iteration)
         return {name: float(value.item()) for name, value in parts.items()}
 

@@ -23,25 +23,23 @@ def refuse_unfit_arithmetic(train: TrainConfig) -> None:
 
 
 @contextmanager
-def convolutions_of_training(network: nn.Module, train: TrainConfig) -> Iterator[None]:
-    """In float16 with `train.amp`, by Winograd's algorithm with `train.engine: fast`, while the block runs."""
-    _switch(network, train.amp, train.engine == "fast")
+def convolutions_of_training(network: nn.Module, train: TrainConfig, asked: bool = True) -> Iterator[None]:
+    """In float16 with `train.amp`, by Winograd's algorithm with `train.engine: fast`, while the block runs.
+
+    asked: False for the opposite: within a training, as defined while the block runs.
+    """
+    _switch(network, train, asked)
     try:
         yield
     finally:
-        _switch(network, False, False)
+        _switch(network, train, not asked)
 
 
-@contextmanager
-def convolutions_as_defined(network: nn.Module, train: TrainConfig) -> Iterator[None]:
+def convolutions_as_defined(network: nn.Module, train: TrainConfig):
     """Within a training, for a block that only predicts."""
-    _switch(network, False, False)
-    try:
-        yield
-    finally:
-        _switch(network, train.amp, train.engine == "fast")
+    return convolutions_of_training(network, train, asked=False)
 
 
-def _switch(network: nn.Module, half: bool, winograd: bool) -> None:
-    use_half_convolutions(network, half)
-    use_winograd(network, winograd)
+def _switch(network: nn.Module, train: TrainConfig, asked: bool) -> None:
+    use_half_convolutions(network, asked and train.amp)
+    use_winograd(network, asked and train.engine == "fast")

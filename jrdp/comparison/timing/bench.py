@@ -18,9 +18,9 @@ from PIL import Image
 from jrdp import interchange
 from jrdp.comparison.exchange import load_arrays, save_arrays, save_batch
 from jrdp.comparison.process import Worker
-from jrdp.comparison.timing.onnxruntime_side import OnnxRuntimeSide, onnxruntime_version
 from jrdp.comparison.report import machine, text_table
 from jrdp.comparison.synthetic import disc_masks, synthetic_state
+from jrdp.comparison.timing.onnxruntime_side import OnnxRuntimeSide, onnxruntime_version
 from jrdp.config import Config, load_config
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.engine.weights import config_of
@@ -42,9 +42,9 @@ class BenchOptions:
 
     picture: a file, or None for a generated one of 720x480. twin_python: an interpreter that has torch, or None to
     time Jittor alone. compiled: also the twin compiled with frozen weights. rivals: also the twin in channels_last memory,
-    and there with bfloat16 autocast. onnxruntime: also `detect` beside the exported network in ONNX Runtime. threads: of each side, None for all cores.
-    engine: "fast" or "plain", of the Jittor side's prediction. training: also a training step, and its forward pass alone
-    without gradients.
+    and there with bfloat16 autocast. onnxruntime: also `detect` beside the exported network in ONNX Runtime. threads: of
+    each side, None for all cores. engine: "fast" or "plain", of the Jittor side's prediction. training: also a training step,
+    and its forward pass alone without gradients.
     """
 
     config: Optional[Path] = None
@@ -150,8 +150,8 @@ def format_bench(result: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
     lines = [
         f"{c['machine']}; {c['threads']} threads on each side, {c['rounds']} rounds in turn; {versions}",
-        f"{c['backbone']}, engine {c['engine']}, training {c['training_engine']}, {c['rois']} RoIs; load average {c['load_average_before']:.1f} before, "
-        f"{c['load_average_after']:.1f} after (below 1 is quiet)",
+        f"{c['backbone']}, engine {c['engine']}, training {c['training_engine']}, {c['rois']} RoIs; "
+        f"load average {c['load_average_before']:.1f} before, {c['load_average_after']:.1f} after (below 1 is quiet)",
         "",
     ]
     keys = ("part", "jittor_ms", "torch_ms", "ratio", "least", "most")

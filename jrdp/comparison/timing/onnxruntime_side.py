@@ -16,8 +16,7 @@ from jrdp.interchange import WeightFile
 
 
 class OnnxRuntimeSide:
-    """`ask("time", part="detect")` is one run on the resized picture: its boxes, scores and mask probabilities.
-    """
+    """`ask("time", part="detect")` is one run on the resized picture: its boxes, scores and mask probabilities."""
 
     def __init__(self, state: Mapping[str, np.ndarray], config: Config, picture: Path, threads: int):
         import onnxruntime
