@@ -195,7 +195,15 @@ class TestConfig(Section):
     batch_size: int = Field(1, gt=0, le=4096)
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     engine: Literal["auto", "plain", "fast"] = "auto"  # auto: fast on a CPU, plain on a GPU
+    # bfloat16: the fast engine's convolutions multiply in it, on a CPU that has AMX or AVX512_BF16. auto: float32.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     tf32: bool = False  # as train.tf32, for `jrdp test`, `jrdp predict` and `jrdp.load`
+
+    @model_validator(mode="after")
+    def _effects(self) -> TestConfig:
+        if self.precision == "bfloat16" and self.engine == "plain":
+            raise ValueError("precision: bfloat16 has no effect with engine: plain; leave one of them out")
+        return self
 
 
 class Config(Section):

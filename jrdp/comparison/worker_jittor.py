@@ -27,12 +27,14 @@ class JittorBackend:
         import jittor as jt
 
         from jrdp.engine.convolutions import refuse_unfit_arithmetic
+        from jrdp.engine.precision import refuse_unfit_precision
         from jrdp.models.rdpnet import RDPNet
         from jrdp.models.state import tensor_info
 
         self.jt = jt
         self.config = parse_config(config, "of the comparison")
         refuse_unfit_arithmetic(self.config.train)
+        refuse_unfit_precision("test.precision", self.config.test.precision)
         self.engine = engine
         self.model = RDPNet(self.config.model)
         info = tensor_info(self.model)
@@ -51,9 +53,9 @@ class JittorBackend:
         assign_state(self.model, arrays)
         self.solver = Solver(trainable_parameters(self.model), self.config.solver)
         if self.engine == "fast":
-            from jrdp.fast import FastNetwork
+            from jrdp.engine.network import fast_network
 
-            self.fast = FastNetwork(arrays, self.config.model)
+            self.fast = fast_network(arrays, self.config)
 
     def save(self, out: str) -> None:
         """All tensors by name."""

@@ -17,6 +17,7 @@ from jrdp.errors import UserError
 from jrdp.machine.cache import cache_root
 from jrdp.machine.driver import read_driver
 from jrdp.machine.nvcc import Places, find_compilers
+from jrdp.machine.processor import bfloat16_instructions
 from jrdp.machine.python_headers import include_folders
 
 PACKAGES = ("jittor", "numpy", "pillow", "opencv-python-headless", "pycocotools", "pydantic", "typer", "safetensors", "matplotlib")
@@ -114,6 +115,8 @@ def _describe_build_tools(report: _Report, setup: runtime.Setup) -> None:
     report.good("Python headers", include_folders()[0])
     if setup.onednn.home:
         report.good("oneDNN", setup.onednn.note)
+        found = bfloat16_instructions(setup.onednn.home)
+        report.note("bfloat16", f"by {found}" if found else "neither AMX nor AVX512_BF16: precision=bfloat16 is refused")
     elif setup.onednn.note:
         report.note("oneDNN", setup.onednn.note)
     if setup.source:

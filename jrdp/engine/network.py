@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import jittor as jt
+from typing import Mapping
 
-from jrdp.config import Config
+import jittor as jt
+import numpy as np
+
+from jrdp.config import Config, TestConfig
+from jrdp.engine.precision import refuse_unfit_precision
 from jrdp.errors import UserError
 from jrdp.fast.network import FastNetwork, unsupported
 from jrdp.models.rdpnet import RDPNet
@@ -17,18 +21,27 @@ def for_prediction(network: RDPNet, config: Config) -> RDPNet | FastNetwork:
     "auto" is the fast engine on a CPU wherever it knows the configuration and every layer of the network.
 
     Raises:
-        UserError: for "fast" on a GPU, or with a part of the network that the engine does not know.
+        UserError: for "fast" or a precision that only it has on a GPU, with a part of the network that the engine does not
+            know, or on a processor that has not this precision.
     """
-    engine = config.test.engine
-    if engine == "plain" or (engine == "auto" and (_obstacle(config) or foreign_layer(network))):
-        return network
+    if not asks_for_fast(config.test):
+        if config.test.engine == "plain" or _obstacle(config) or foreign_layer(network):
+            return network
     refuse_unfit_engine(config)
     foreign = foreign_layer(network)
     if foreign:
-        raise UserError(
-            f"test.engine=fast cannot be used here (it does not know the network's {foreign}); use --set test.engine=plain"
-        )
-    return FastNetwork({name: value.numpy() for name, value in named_tensors(network).items()}, config.model)
+        _refuse(config.test, f"it does not know the network's {foreign}")
+    return fast_network({name: value.numpy() for name, value in named_tensors(network).items()}, config)
+
+
+def fast_network(tensors: Mapping[str, np.ndarray], config: Config) -> FastNetwork:
+    """The engine with these tensors in the precision of `config.test`."""
+    return FastNetwork(tensors, config.model, dtype="bfloat16" if config.test.precision == "bfloat16" else "float32")
+
+
+def asks_for_fast(test: TestConfig) -> bool:
+    """Whether nothing but the fast engine is what `test` asks for."""
+    return test.engine == "fast" or test.precision == "bfloat16"
 
 
 def foreign_layer(network: jt.nn.Module) -> str | None:
@@ -45,9 +58,16 @@ def foreign_layer(network: jt.nn.Module) -> str | None:
 
 def refuse_unfit_engine(config: Config) -> None:
     """Raise `UserError` where the fast engine cannot run `config` on the device in use."""
+    refuse_unfit_precision("test.precision", config.test.precision)
     reason = _obstacle(config)
     if reason:
+        _refuse(config.test, reason)
+
+
+def _refuse(test: TestConfig, reason: str) -> None:
+    if test.engine == "fast":
         raise UserError(f"test.engine=fast cannot be used here ({reason}); use --set test.engine=plain")
+    raise UserError(f"test.precision=bfloat16 needs the fast engine ({reason}); use --set test.precision=float32")
 
 
 def _obstacle(config: Config) -> str | None:

@@ -24,7 +24,7 @@ from jrdp.engine.convolutions import refuse_unfit_arithmetic
 from jrdp.engine.curves import plot_curves
 from jrdp.engine.log import TrainingLog
 from jrdp.engine.loss_scale import LossScale
-from jrdp.engine.network import refuse_unfit_engine
+from jrdp.engine.network import asks_for_fast, refuse_unfit_engine
 from jrdp.engine.run_folder import open_run
 from jrdp.engine.run_lock import run_lock
 from jrdp.engine.solver import Solver
@@ -76,7 +76,7 @@ def train(
 def _check(config: Config) -> None:
     """Raise `UserError` for what would only fail later, such as the engine of the closing test."""
     refuse_unfit_arithmetic(config.train)
-    if config.test.engine == "fast":
+    if asks_for_fast(config.test):
         refuse_unfit_engine(config)
     if config.train.eval_period is not None and not config.data.test:
         raise UserError("train.eval_period has no effect without a test set: name one in data.test, or leave it out")

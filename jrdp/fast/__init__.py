@@ -3,7 +3,8 @@ multiplications (`training.py`).
 
 The plain network (`jrdp.models`) is the definition; this is the same arithmetic in another memory layout (NHWC, so that
 all channels of a pixel lie together), with batch norms folded into the convolutions, weights packed once, and one
-operator where the plain network has several.
+operator where the plain network has several. With `dtype="bfloat16"` its convolutions multiply in bfloat16 and add in
+float32, for processors with AMX.
 
     network.py    the released names -> layers -> instances
     layers.py     convolution and group norm with their weights

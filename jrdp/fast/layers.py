@@ -22,11 +22,20 @@ WINOGRAD_CHANNELS = 2**17  # input times output channels
 class Convolution:
     """A convolution with "same" padding, bias, and whatever is fused into it.
 
+    dtype: "float32", or "bfloat16" for products of bfloat16 that are summed in float32: the weights are rounded, maps come
+        rounded, and results are kept rounded where nothing else is asked for.
+
     Weights are packed when a shape first needs them, and belong to this object: they go when it goes.
     """
 
     def __init__(
-        self, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, groups: int = 1, winograd: bool = True
+        self,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        stride: int = 1,
+        groups: int = 1,
+        winograd: bool = True,
+        dtype: str = "float32",
     ):
         out_channels, self.in_channels, self.kernel, _ = weight.shape
         self.in_channels *= groups
@@ -38,10 +47,11 @@ class Convolution:
             bias = np.concatenate([bias, np.zeros(16 - out_channels, np.float32)])
         self.weight = np.asarray(weight, np.float32)  # [O, C / groups, k, k]
         self.bias = jt.array(np.asarray(bias, np.float32))
-        self.stride, self.groups = stride, groups
+        self.stride, self.groups, self.dtype = stride, groups, dtype
         self.out_channels = len(self.weight)
         self.winograd = (
             winograd
+            and dtype == "float32"
             and (self.kernel, stride, groups) == (3, 1, 1)
             and self.in_channels % 16 == 0
             and self.out_channels % 32 == 0
@@ -49,16 +59,21 @@ class Convolution:
         )
         self._packed: OrderedDict[int, jt.Var] = OrderedDict()
 
-    def __call__(self, x: jt.Var, relu: bool = False, add: jt.Var | None = None) -> jt.Var:
-        """`[N, H, W, C]` -> `[N, OH, OW, O]`; `add` is added before the ReLU (see `operators.convolution`)."""
+    def __call__(
+        self, x: jt.Var, relu: bool = False, add: jt.Var | None = None, out: str | None = None
+    ) -> jt.Var:
+        """`[N, H, W, C]` -> `[N, OH, OW, O]`; `add` is added before the ReLU (see `operators.convolution`).
+
+        out: the result's dtype, None for this convolution's own.
+        """
         n, h, w, channels = x.shape
         if channels != self.in_channels:
             raise ValueError(f"this convolution takes {self.in_channels} channels, not {channels}")
         if self.winograd and add is None and n * -(-h // 4) * -(-w // 4) >= WINOGRAD_TILES:
             return operators.winograd(x, self._winograd_weights(), self.bias, relu)
-        shape = ConvShape(
-            n, h, w, self.in_channels, self.out_channels, self.kernel, self.stride, self.groups, relu, add is not None
-        )
+        sizes = n, h, w, self.in_channels, self.out_channels, self.kernel, self.stride, self.groups
+        rounded = self.dtype == "bfloat16", (out or self.dtype) == "bfloat16"
+        shape = ConvShape(*sizes, relu, add is not None, *rounded)
         return operators.convolution(shape, x, self._direct_weights(shape), self.bias, add)
 
     @property
@@ -88,14 +103,16 @@ _WINOGRAD = -1  # in the place of a layout's identity, which is not negative
 
 
 class NormalisedConvolution:
-    """Convolution, group norm, ReLU: `[N, H, W, C]` -> `[N, H, W, O]`."""
+    """Convolution, group norm in float32, ReLU: `[N, H, W, C]` -> `[N, H, W, O]`."""
 
     def __init__(self, convolution: Convolution, weight: np.ndarray, bias: np.ndarray):
         self.convolution = convolution
         self.weight, self.bias = jt.array(np.asarray(weight, np.float32)), jt.array(np.asarray(bias, np.float32))
 
-    def __call__(self, x: jt.Var) -> jt.Var:
-        return operators.group_norm(self.convolution(x), self.weight, self.bias, GROUPS, EPS, relu=True)
+    def __call__(self, x: jt.Var, out: str | None = None) -> jt.Var:
+        """out: the result's dtype, None for the convolution's."""
+        y = self.convolution(x, out="float32")
+        return operators.group_norm(y, self.weight, self.bias, GROUPS, EPS, True, out or self.convolution.dtype)
 
 
 def fold_batch_norm(weight: np.ndarray, norm: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

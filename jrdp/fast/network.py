@@ -73,19 +73,23 @@ class FastNetwork:
     tensors: released name -> float32 array, those of the configuration's network and no others: a layer of somebody's
         own would be left out without a word. Batch norm's counters and the scale that no level uses are let through.
     winograd: whether 3x3 convolutions may use Winograd's algorithm (off: a little less memory, slower).
+    dtype: "bfloat16" for convolutions that multiply in bfloat16, without Winograd's algorithm, and for maps between them;
+        sums, norms, resizing, RoIAlign and decoding are float32 all the same.
 
     Raises:
         UserError: for a configuration that the engine does not know (see `supports`), and for tensors that are missing,
             surplus or of another shape.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], config: ModelConfig, winograd: bool = True):
+    def __init__(
+        self, tensors: Mapping[str, np.ndarray], config: ModelConfig, winograd: bool = True, dtype: str = "float32"
+    ):
         problem = unsupported(config)
         if problem is not None:
             raise UserError(f"the fast engine cannot be used ({problem}); use --set test.engine=plain")
         refuse_other_tensors({name: np.shape(tensor) for name, tensor in tensors.items()}, config)
         self.config = config
-        weights = _Weights(tensors, winograd)
+        weights = _Weights(tensors, winograd, dtype)
         self.backbone = _Backbone(weights, config)
         self.pyramid = _Pyramid(weights, config)
         self.head = _Head(weights)
@@ -141,8 +145,8 @@ def rois_of(found: list[Detections]) -> np.ndarray:
 class _Weights:
     """Makes layers from released names, and remembers the convolutions it made."""
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], winograd: bool):
-        self._tensors, self._winograd = tensors, winograd
+    def __init__(self, tensors: Mapping[str, np.ndarray], winograd: bool, dtype: str):
+        self._tensors, self._winograd, self.dtype = tensors, winograd, dtype
         self.made: list[Convolution] = []
 
     def tensor(self, name: str) -> np.ndarray:
@@ -151,7 +155,7 @@ class _Weights:
         return np.asarray(self._tensors[name], np.float32)
 
     def make(self, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, groups: int = 1) -> Convolution:
-        self.made.append(Convolution(weight, bias, stride, groups, self._winograd))
+        self.made.append(Convolution(weight, bias, stride, groups, self._winograd, self.dtype))
         return self.made[-1]
 
     def convolution(self, name: str, stride: int = 1, bias: bool = True) -> Convolution:
@@ -202,6 +206,8 @@ class _Backbone:
             self.layers.append(blocks)
 
     def __call__(self, images: jt.Var, stages: dict | None = None) -> list[jt.Var]:
+        if self.stem.dtype == "bfloat16":
+            images = operators.to_bfloat16(images)
         x = operators.max_pool(self.stem(images, relu=True))
         maps = [x]
         for blocks in self.layers:
@@ -251,7 +257,7 @@ class _Pyramid:
         for k, (level, fuse) in enumerate(zip(levels, self.refine)):
             x = level
             if refined:
-                attention = self.attend[k - 1](level) if self.attend else None
+                attention = self.attend[k - 1](level, out="float32") if self.attend else None
                 if attention is not None:
                     _keep(stages, {f"att_logit_P{LEVELS[k]}": attention})
                 finer = refined[-1:] if self.enhancement == "progressive" else refined
@@ -289,7 +295,7 @@ class _Head:
                 cls = layer(cls)
             for layer in self.box_tower:
                 box = layer(box)
-            answers.append((self.cls(cls), self.box(box)))
+            answers.append((self.cls(cls, out="float32"), self.box(box, out="float32")))
         jt.sync([answer for pair in answers for answer in pair])
         logits, distances, centerness = [], [], []
         for (cls, box), scale in zip(answers, self.scales):
@@ -318,15 +324,16 @@ class _MaskHead:
     def __call__(self, levels: list[jt.Var], rois: np.ndarray, stages: dict | None = None) -> jt.Var:
         """P'3..P'7 and rois `[R, 5]`, R > 0 -> logits `[R, 32, 32, 2]` (and idle channels)."""
         boxes = jt.array(np.ascontiguousarray(rois, np.float32))
-        inner = [layer(level) for layer, level in zip(self.inner, levels)]
+        maps = self.predict.dtype  # of what goes into convolutions; RoIs are pooled and resized in float32
+        inner = [layer(level, out="float32") for layer, level in zip(self.inner, levels)]
         x = operators.roi_align(inner[4], boxes, MASK_SIZES[4], 1 / STRIDES[4])
         _keep(stages, {f"mask_inner_{k}": map_ for k, map_ in enumerate(inner, 1)})
         _keep(stages, {"mask_roi_5": x})
         for k, (decode_, level) in enumerate(zip(self.decoders, (3, 2, 1, 0)), 1):
-            x = operators.roi_align(inner[level], boxes, MASK_SIZES[level], 1 / STRIDES[level], coarse=x)
-            x = decode_(x)
+            x = operators.roi_align(inner[level], boxes, MASK_SIZES[level], 1 / STRIDES[level], coarse=x, dtype=maps)
+            x = decode_(x, out="float32" if level > 0 else maps)
             _keep(stages, {f"mask_conv_{k}": x})
-        logits = self.predict(x)
+        logits = self.predict(x, out="float32")
         _keep(stages, {"mask_logits": logits})
         return logits
 

@@ -1,4 +1,7 @@
-"""The C++ files in `kernels/` as Jittor operators: float32, NHWC, forward only.
+"""The C++ files in `kernels/` as Jittor operators: NHWC, forward only, computing in float32.
+
+Convolutions also multiply in bfloat16, and what lies between them can be kept in it (dtype "bfloat16" of Jittor; rounded to
+nearest, ties to even, by kernels of ours: Jittor's own conversion cuts off).
 
 Sizes and options travel as numbers in `data`, so each operator is compiled once and never for a new picture size, RoI
 count or batch.
@@ -33,6 +36,12 @@ class ConvShape(NamedTuple):
     groups: int
     relu: bool
     add: bool  # something is added before the ReLU
+    bfloat16: bool = False  # how it multiplies, and how its input is kept
+    out_bfloat16: bool = False  # how its output and what is added are kept
+
+    @property
+    def out_dtype(self) -> str:
+        return "bfloat16" if self.out_bfloat16 else "float32"
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -50,11 +59,13 @@ class WeightLayout(NamedTuple):
     identity: int
 
 
-def run_kernel(header: str, source: str, shape: tuple, inputs: list, data: dict, flags: str = "") -> jt.Var:
-    """Run `source`, which may call what `kernels/header` defines, for one float32 output of `shape`."""
+def run_kernel(
+    header: str, source: str, shape: tuple, inputs: list, data: dict, flags: str = "", dtype: str = "float32"
+) -> jt.Var:
+    """Run `source`, which may call what `kernels/header` defines, for one output of `shape`."""
     out = jt.code(
         shape,
-        "float32",
+        dtype,
         inputs,
         cpu_header=f'#include "{header}"\n',
         cpu_src=source,
@@ -68,7 +79,7 @@ def run_kernel(header: str, source: str, shape: tuple, inputs: list, data: dict,
 _SHAPE_SOURCE = """
 jrdp_fast::ConvShape shape{(int)data["n"], (int)data["h"], (int)data["w"], (int)data["in_channels"],
     (int)data["out_channels"], (int)data["kernel"], (int)data["stride"], (int)data["groups"],
-    data["relu"] != 0, data["add"] != 0};
+    data["relu"] != 0, data["add"] != 0, data["bfloat16"] != 0, data["out_bfloat16"] != 0};
 """
 
 # One operator with three tasks, because the primitives they share live in the one library that it is compiled to.
@@ -76,8 +87,8 @@ _CONVOLUTION_SOURCE = (
     _SHAPE_SOURCE
     + """
 switch ((int)data["task"]) {
-    case 0: jrdp_fast::plan_convolution(shape, out_p); break;
-    case 1: jrdp_fast::pack_weights(shape, in1_p, out_p, out->num); break;
+    case 0: jrdp_fast::plan_convolution(shape, (float*)out_p); break;
+    case 1: jrdp_fast::pack_weights(shape, in1_p, (float*)out_p, out->num); break;
     default:
         jrdp_fast::convolve(shape, in0_p, in1_p, in1->num, in2_p, (jrdp_fast::Addend)(int)data["addend"], in3_p,
                             in3_shape1, in3_shape2, out_p);
@@ -105,9 +116,11 @@ def _onednn_flags() -> str:
     return f'-I"{home}/include" -L"{home}/lib" -lmkldnn -Wl,-rpath,"{home}/lib" '
 
 
-def _convolution(shape: ConvShape, task: int, out_shape: tuple, inputs: list, addend: int = _NOTHING) -> jt.Var:
+def _convolution(
+    shape: ConvShape, task: int, out_shape: tuple, inputs: list, addend: int = _NOTHING, dtype: str = "float32"
+) -> jt.Var:
     numbers = {**shape._asdict(), "task": task, "addend": addend}
-    return run_kernel("convolution.h", _CONVOLUTION_SOURCE, out_shape, inputs, numbers, _onednn_flags())
+    return run_kernel("convolution.h", _CONVOLUTION_SOURCE, out_shape, inputs, numbers, _onednn_flags(), dtype)
 
 
 @lru_cache(maxsize=1)
@@ -141,16 +154,26 @@ def pack_weights(shape: ConvShape, weights: np.ndarray) -> jt.Var:
 def convolution(shape: ConvShape, x: jt.Var, packed: jt.Var, bias: jt.Var, addend: jt.Var | None = None) -> jt.Var:
     """The convolution of x `[N, H, W, C]`, with bias `[O]`, then the addend, then ReLU -> `[N, OH, OW, O]`.
 
-    addend: `[N, OH, OW, O]`, or a map of half that size (rounded up), which is doubled by nearest neighbour.
+    addend: `[N, OH, OW, O]`, or a map of half that size (rounded up), which is doubled by nearest neighbour; of the
+        result's dtype.
     """
+    kept = "bfloat16" if shape.bfloat16 else "float32"
+    if x.dtype != kept or (addend is not None and addend.dtype != shape.out_dtype):
+        raise ValueError(f"this convolution takes {kept} and adds {shape.out_dtype}")
     out_shape = (shape.n, *shape.out_size, shape.out_channels)
     if addend is None:
-        return _convolution(shape, _RUN, out_shape, [x, packed, bias, x])
+        return _convolution(shape, _RUN, out_shape, [x, packed, bias, x], dtype=shape.out_dtype)
     kind = _SAME_SIZE if tuple(addend.shape) == out_shape else _HALF_SIZE
     half = (shape.n, (out_shape[1] + 1) // 2, (out_shape[2] + 1) // 2, shape.out_channels)
     if kind == _HALF_SIZE and tuple(addend.shape) != half:
         raise ValueError(f"cannot add {list(addend.shape)} to {list(out_shape)}: neither that size nor half of it")
-    return _convolution(shape, _RUN, out_shape, [x, packed, bias, addend], kind)
+    return _convolution(shape, _RUN, out_shape, [x, packed, bias, addend], kind, shape.out_dtype)
+
+
+def to_bfloat16(x: jt.Var) -> jt.Var:
+    """Rounded to the nearest bfloat16, ties to even."""
+    source = "for (int64_t i = 0; i < out->num; i++) jrdp_fast::put(out_p + i, in0_p[i]);"
+    return run_kernel("numbers.h", source, x.shape, [x], {}, dtype="bfloat16")
 
 
 _WINOGRAD_SOURCE = """
@@ -189,23 +212,25 @@ jrdp_fast::group_norm(in0_p, in1_p, in2_p, in0_shape0, in0_shape1 * in0_shape2, 
 """
 
 
-def group_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, groups: int, eps: float, relu: bool) -> jt.Var:
-    """Group norm of `[N, H, W, C]` over pixels and C / groups channels, then ReLU if asked."""
+def group_norm(
+    x: jt.Var, weight: jt.Var, bias: jt.Var, groups: int, eps: float, relu: bool, dtype: str = "float32"
+) -> jt.Var:
+    """Group norm of `[N, H, W, C]`, float32, over pixels and C / groups channels, then ReLU if asked; kept as `dtype`."""
     numbers = {"groups": groups, "eps": eps, "relu": relu}
-    return run_kernel("group_norm.h", _GROUP_NORM_SOURCE, x.shape, [x, weight, bias], numbers)
+    return run_kernel("group_norm.h", _GROUP_NORM_SOURCE, x.shape, [x, weight, bias], numbers, dtype=dtype)
 
 
 _POOL_SOURCE = "jrdp_fast::max_pool(in0_p, in0_shape0, in0_shape1, in0_shape2, in0_shape3, out_p);"
 
 
 def max_pool(x: jt.Var) -> jt.Var:
-    """3x3 maximum of stride 2, padding 1: `[N, H, W, C]` -> `[N, ceil(H / 2), ceil(W / 2), C]`."""
+    """3x3 maximum of stride 2, padding 1: `[N, H, W, C]` -> `[N, ceil(H / 2), ceil(W / 2), C]` of the same dtype."""
     n, h, w, c = x.shape
-    return run_kernel("pooling.h", _POOL_SOURCE, (n, (h + 1) // 2, (w + 1) // 2, c), [x], {})
+    return run_kernel("pooling.h", _POOL_SOURCE, (n, (h + 1) // 2, (w + 1) // 2, c), [x], {}, dtype=x.dtype)
 
 
 _CONCAT_SOURCE = """
-const jrdp_fast::Map maps[4] = {{in2_p, (int)in2_shape1, (int)in2_shape2}, {in3_p, (int)in3_shape1, (int)in3_shape2},
+const jrdp_fast::Map<in0_type> maps[4] = {{in2_p, (int)in2_shape1, (int)in2_shape2}, {in3_p, (int)in3_shape1, (int)in3_shape2},
                                 {in4_p, (int)in4_shape1, (int)in4_shape2}, {in5_p, (int)in5_shape1, (int)in5_shape2}};
 jrdp_fast::resize_concat(in0_p, data["attend"] != 0 ? in1_p : nullptr, maps, (int)data["maps"], in0_shape0, in0_shape1,
                          in0_shape2, in0_shape3, out_p);
@@ -215,7 +240,7 @@ jrdp_fast::resize_concat(in0_p, data["attend"] != 0 ? in1_p : nullptr, maps, (in
 def resize_concat(finer: list, level: jt.Var, attention: jt.Var | None = None) -> jt.Var:
     """Up to four finer maps `[N, h, w, C]` at the size of `level`, then `level` itself: `[N, H, W, (len + 1) * C]`.
 
-    attention: logits `[N, H, W, C]`; the resized maps, not the level, are multiplied by their sigmoid.
+    All of one dtype. attention: logits `[N, H, W, C]`; the resized maps, not the level, are multiplied by their sigmoid.
     """
     if not 1 <= len(finer) <= MAX_FINER:
         raise ValueError(f"resize_concat takes 1 to {MAX_FINER} finer maps, not {len(finer)}")
@@ -223,7 +248,8 @@ def resize_concat(finer: list, level: jt.Var, attention: jt.Var | None = None) -
     unused = [level] * (MAX_FINER - len(finer))
     inputs = [level, level if attention is None else attention, *finer, *unused]
     numbers = {"maps": len(finer), "attend": attention is not None}
-    return run_kernel("resize_concat.h", _CONCAT_SOURCE, (n, h, w, c * (len(finer) + 1)), inputs, numbers)
+    shape = (n, h, w, c * (len(finer) + 1))
+    return run_kernel("resize_concat.h", _CONCAT_SOURCE, shape, inputs, numbers, dtype=level.dtype)
 
 
 _ROI_SOURCE = """
@@ -234,14 +260,21 @@ jrdp_fast::roi_align(in0_p, in0_shape0, in0_shape1, in0_shape2, in0_shape3, in1_
 
 
 def roi_align(
-    features: jt.Var, rois: jt.Var, size: int, scale: float, coarse: jt.Var | None = None, sampling: int = 2
+    features: jt.Var,
+    rois: jt.Var,
+    size: int,
+    scale: float,
+    coarse: jt.Var | None = None,
+    sampling: int = 2,
+    dtype: str = "float32",
 ) -> jt.Var:
     """Pool rois `[R, 5]` (image, x1, y1, x2, y2 in network pixels) from `[N, H, W, C]` -> `[R, size, size, C]`.
 
-    coarse: `[R, q, q, C]`, resized bilinearly to `size` and added.
+    coarse: `[R, q, q, C]`, resized bilinearly to `size` and added. dtype: in which the result is kept; all else is float32.
 
     Raises `RuntimeError`, when the result is computed, for a RoI that names an image outside the batch.
     """
     inputs = [features, rois, features if coarse is None else coarse]
     numbers = {"scale": scale, "sampling": sampling, "add_coarse": coarse is not None}
-    return run_kernel("roi_align.h", _ROI_SOURCE, (rois.shape[0], size, size, features.shape[3]), inputs, numbers)
+    shape = (rois.shape[0], size, size, features.shape[3])
+    return run_kernel("roi_align.h", _ROI_SOURCE, shape, inputs, numbers, dtype=dtype)

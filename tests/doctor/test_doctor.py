@@ -30,6 +30,7 @@ def test_everything_works_here(capsys):
     assert "FAIL" not in told and "Everything works, on the CPU." in told
     for name in ("jittor", "compiler", "oneDNN", "convolution", "roi_align", "nms", "paste_masks"):
         assert f"ok    {name} " in told
+    assert re.search(r"bfloat16 +(by (AMX|AVX512_BF16)|neither AMX nor AVX512_BF16)", told)
 
 
 def test_a_problem_is_shown_with_its_fix(capsys, monkeypatch):

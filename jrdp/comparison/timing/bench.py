@@ -131,6 +131,7 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
         "load_average_before": load_before,
         "load_average_after": os.getloadavg()[0],
         "engine": options.engine,
+        "precision": config.test.precision,
         "training_engine": config.train.engine,
         "backbone": config.model.backbone.name,
         "rois": ROIS,
@@ -150,7 +151,7 @@ def format_bench(result: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
     lines = [
         f"{c['machine']}; {c['threads']} threads on each side, {c['rounds']} rounds in turn; {versions}",
-        f"{c['backbone']}, engine {c['engine']}, training {c['training_engine']}, {c['rois']} RoIs; "
+        f"{c['backbone']}, engine {c['engine']} in {_named(c['precision'])}, training {c['training_engine']}, {c['rois']} RoIs; "
         f"load average {c['load_average_before']:.1f} before, {c['load_average_after']:.1f} after (below 1 is quiet)",
         "",
     ]
@@ -165,6 +166,10 @@ def format_bench(result: dict) -> str:
     ]
     lines += [text_table(["one picture, new process", "seconds", "peak MiB", "packed MiB", "kernels"], rows)]
     return "\n".join(lines)
+
+
+def _named(precision: str) -> str:
+    return "float32" if precision == "auto" else precision
 
 
 def _prepare(options: BenchOptions, file, config: Config, sides: dict[str, Worker], folder: Path):

@@ -1,4 +1,5 @@
-// One NHWC convolution by oneDNN 2.x, "same" padding, with bias, an optional addend and ReLU fused.
+// One NHWC convolution by oneDNN 2.x, "same" padding, with bias, an optional addend and ReLU fused; in float32, or of an
+// input and weights in bfloat16, whose products are summed in float32.
 //
 // Weights are packed by the caller, once, in the layout that `plan` reports, and come in as an input: nothing here
 // belongs to a network, so nothing can be stale. What is kept between calls are primitives (compiled code, no weights),
@@ -20,24 +21,40 @@ namespace jrdp_fast {
 
 const size_t kMaxPrimitives = 256;
 
+inline dnnl::memory::data_type number_type(bool bfloat16) {
+    return bfloat16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
 enum Addend { kNothing = 0, kSameSize = 1, kHalfSize = 2 };  // kHalfSize: doubled by nearest neighbour first
 
 // in: [n, h, w, ci]; out: [n, oh, ow, co]; weights: [co, ci / groups, kernel, kernel]
 struct ConvShape {
     int n, h, w, ci, co, kernel, stride, groups;
     bool relu, add;
+    bool bfloat16;      // how it multiplies, and how its input is kept; weights and bias come as float32
+    bool out_bfloat16;  // how its output and addend are kept
 
     int pad() const { return kernel / 2; }
     int oh() const { return (h + 2 * pad() - kernel) / stride + 1; }
     int ow() const { return (w + 2 * pad() - kernel) / stride + 1; }
-    std::vector<int> key() const { return {n, h, w, ci, co, kernel, stride, groups, relu, add}; }
+    std::vector<int> key() const {
+        return {n, h, w, ci, co, kernel, stride, groups, relu, add, bfloat16, out_bfloat16};
+    }
+    dnnl::memory::desc in() const { return nhwc(ci, h, w, bfloat16); }
+    dnnl::memory::desc out() const { return nhwc(co, oh(), ow(), out_bfloat16); }
+
+   private:
+    dnnl::memory::desc nhwc(int channels, int height, int width, bool half) const {
+        return {{n, channels, height, width}, number_type(half), dnnl::memory::format_tag::nhwc};
+    }
 };
 
 struct Convolution {
     dnnl::convolution_forward run;
     dnnl::memory::desc weights_layout;
     dnnl::memory outer_in, outer_out, inner_in, inner_out, weights, bias;
-    bool reorder_in, reorder_out;  // the implementation wants another layout than NHWC
+    bool reorder_in, reorder_out;  // the implementation wants another layout than NHWC, or other numbers
+    bool slow;                     // there is only a reference implementation
     dnnl::reorder to_inner, to_outer;
 };
 
@@ -58,21 +75,23 @@ inline char* scratch(std::vector<char>& buffer, size_t bytes) {
     return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(buffer.data()) + 63) / 64 * 64);
 }
 
-inline dnnl::memory::desc plain_weights(const ConvShape& s) {
+inline dnnl::memory::desc plain_weights(const ConvShape& s, bool bfloat16) {
     using dnnl::memory;
-    if (s.groups == 1)
-        return memory::desc({s.co, s.ci, s.kernel, s.kernel}, memory::data_type::f32, memory::format_tag::oihw);
-    return memory::desc({s.groups, s.co / s.groups, s.ci / s.groups, s.kernel, s.kernel}, memory::data_type::f32,
+    const auto type = number_type(bfloat16);
+    if (s.groups == 1) return memory::desc({s.co, s.ci, s.kernel, s.kernel}, type, memory::format_tag::oihw);
+    return memory::desc({s.groups, s.co / s.groups, s.ci / s.groups, s.kernel, s.kernel}, type,
                         memory::format_tag::goihw);
 }
 
-inline dnnl::convolution_forward::primitive_desc describe(const ConvShape& s, bool nhwc) {
+// What oneDNN has for a layout and for products of these numbers. A product of bfloat16 can be kept as either; the
+// result of float32 products is float32 here and rounded afterwards.
+inline dnnl::convolution_forward::primitive_desc describe(const ConvShape& s, bool nhwc, bool bfloat16) {
     using namespace dnnl;
-    const auto f32 = memory::data_type::f32;
     const auto layout = nhwc ? memory::format_tag::nhwc : memory::format_tag::any;
-    memory::desc in({s.n, s.ci, s.h, s.w}, f32, layout), out({s.n, s.co, s.oh(), s.ow()}, f32, layout);
-    memory::desc weights(plain_weights(s).dims(), f32, memory::format_tag::any);
-    memory::desc bias({s.co}, f32, memory::format_tag::a);
+    memory::desc in({s.n, s.ci, s.h, s.w}, number_type(bfloat16), layout);
+    memory::desc out({s.n, s.co, s.oh(), s.ow()}, number_type(bfloat16 && s.out_bfloat16), layout);
+    memory::desc weights(plain_weights(s, bfloat16).dims(), number_type(bfloat16), memory::format_tag::any);
+    memory::desc bias({s.co}, number_type(false), memory::format_tag::a);
     post_ops after;
     if (s.add) after.append_sum(1.f);
     if (s.relu) after.append_eltwise(1.f, algorithm::eltwise_relu, 0.f, 0.f);
@@ -89,24 +108,35 @@ inline bool is_slow(const dnnl::convolution_forward::primitive_desc& description
     return name.find("ref") != std::string::npos || name.find("gemm") != std::string::npos;
 }
 
+// The first implementation that is made for this processor. Not every one takes NHWC: a reorder before and after is
+// cheaper than a slow one. Where there is none for bfloat16, float32 multiplies the numbers that were rounded to it.
+inline dnnl::convolution_forward::primitive_desc choose(const ConvShape& s) {
+    for (const bool bfloat16 : {true, false})
+        for (const bool nhwc : {true, false}) {
+            if (bfloat16 && !s.bfloat16) continue;
+            try {
+                auto description = describe(s, nhwc, bfloat16);
+                if (!is_slow(description)) return description;
+            } catch (const dnnl::error&) {  // nothing at all in bfloat16 on an older processor
+                if (!bfloat16) throw;
+            }
+        }
+    return describe(s, true, false);
+}
+
 inline std::shared_ptr<Convolution> make_convolution(const ConvShape& s) {
     using namespace dnnl;
-    auto description = describe(s, true);
-    if (is_slow(description)) {  // not every implementation takes NHWC; a reorder before and after is cheaper
-        auto free_layout = describe(s, false);
-        if (!is_slow(free_layout)) description = free_layout;
-    }
+    const auto description = choose(s);
     auto c = std::make_shared<Convolution>();
     c->run = convolution_forward(description);
     c->weights_layout = description.weights_desc();
     c->weights = memory(description.weights_desc(), cpu(), DNNL_MEMORY_NONE);
     c->bias = memory(description.bias_desc(), cpu(), DNNL_MEMORY_NONE);
-    const memory::desc in({s.n, s.ci, s.h, s.w}, memory::data_type::f32, memory::format_tag::nhwc);
-    const memory::desc out({s.n, s.co, s.oh(), s.ow()}, memory::data_type::f32, memory::format_tag::nhwc);
-    c->outer_in = memory(in, cpu(), DNNL_MEMORY_NONE);
-    c->outer_out = memory(out, cpu(), DNNL_MEMORY_NONE);
-    c->reorder_in = description.src_desc() != in;
-    c->reorder_out = description.dst_desc() != out;
+    c->outer_in = memory(s.in(), cpu(), DNNL_MEMORY_NONE);
+    c->outer_out = memory(s.out(), cpu(), DNNL_MEMORY_NONE);
+    c->reorder_in = description.src_desc() != s.in();
+    c->reorder_out = description.dst_desc() != s.out();
+    c->slow = is_slow(description);
     if (c->reorder_in) {
         c->inner_in = memory(description.src_desc(), cpu(), DNNL_MEMORY_NONE);
         c->to_inner = reorder(c->outer_in, c->inner_in);
@@ -145,6 +175,7 @@ inline int layout_hash(const dnnl::memory::desc& layout) {
     const dnnl_blocking_desc_t& b = d.format_desc.blocking;
     uint64_t hash = 1469598103934665603ull;
     const auto add = [&hash](int64_t value) { hash = (hash ^ (uint64_t)value) * 1099511628211ull; };
+    add(d.data_type);
     for (int i = 0; i < d.ndims; i++) {
         add(d.padded_dims[i]);
         add(b.strides[i]);
@@ -161,10 +192,10 @@ inline int layout_hash(const dnnl::memory::desc& layout) {
 inline void plan_convolution(const ConvShape& shape, float* answer) {
     std::lock_guard<std::mutex> guard(lock());
     const auto c = find_convolution(shape);
-    answer[0] = (float)((c->weights_layout.get_size() / sizeof(float) + 15) / 16);
+    answer[0] = (float)((c->weights_layout.get_size() + 63) / 64);
     answer[1] = (float)layout_hash(c->weights_layout);
     answer[2] = c->reorder_in || c->reorder_out;
-    answer[3] = is_slow(describe(shape, !(c->reorder_in || c->reorder_out)));
+    answer[3] = c->slow;
 }
 
 inline void check_packed(const Convolution& c, int64_t floats) {
@@ -176,32 +207,37 @@ inline void pack_weights(const ConvShape& shape, float* plain, float* packed, in
     std::lock_guard<std::mutex> guard(lock());
     const auto c = find_convolution(shape);
     check_packed(*c, floats);
-    dnnl::memory from(plain_weights(shape), cpu(), plain), to(c->weights_layout, cpu(), packed);
+    dnnl::memory from(plain_weights(shape, false), cpu(), plain), to(c->weights_layout, cpu(), packed);
     dnnl::stream stream(cpu());
+    if (shape.bfloat16) {  // rounded first, as float32 may be what multiplies them
+        dnnl::memory rounded(plain_weights(shape, true), cpu());
+        dnnl::reorder(from, rounded).execute(stream, from, rounded);
+        from = rounded;
+    }
     dnnl::reorder(from, to).execute(stream, from, to);
     stream.wait();
 }
 
-inline void place_addend(const ConvShape& s, Addend kind, const float* addend, int addend_h, int addend_w, float* out) {
+inline void place_addend(const ConvShape& s, Addend kind, const void* addend, int addend_h, int addend_w, void* out) {
     const int oh = s.oh(), ow = s.ow();
-    const int64_t row = (int64_t)ow * s.co;
+    const int64_t pixel = (int64_t)s.co * (s.out_bfloat16 ? 2 : 4), row = ow * pixel;  // bytes
+    const char* source = static_cast<const char*>(addend);
 #pragma omp parallel for collapse(2)
     for (int n = 0; n < s.n; n++)
         for (int y = 0; y < oh; y++) {
-            float* to = out + ((int64_t)n * oh + y) * row;
+            char* to = static_cast<char*>(out) + ((int64_t)n * oh + y) * row;
             if (kind == kSameSize) {
-                std::memcpy(to, addend + ((int64_t)n * oh + y) * row, row * sizeof(float));
+                std::memcpy(to, source + ((int64_t)n * oh + y) * row, row);
                 continue;
             }
-            const float* from = addend + ((int64_t)n * addend_h + std::min(y / 2, addend_h - 1)) * addend_w * s.co;
+            const char* from = source + ((int64_t)n * addend_h + std::min(y / 2, addend_h - 1)) * addend_w * pixel;
             for (int x = 0; x < ow; x++)
-                std::memcpy(to + (int64_t)x * s.co, from + (int64_t)std::min(x / 2, addend_w - 1) * s.co,
-                            s.co * sizeof(float));
+                std::memcpy(to + x * pixel, from + std::min(x / 2, addend_w - 1) * pixel, pixel);
         }
 }
 
-inline void convolve(const ConvShape& shape, float* in, float* packed, int64_t packed_floats, float* bias, Addend kind,
-                     const float* addend, int addend_h, int addend_w, float* out) {
+inline void convolve(const ConvShape& shape, void* in, float* packed, int64_t packed_floats, float* bias, Addend kind,
+                     const void* addend, int addend_h, int addend_w, void* out) {
     std::lock_guard<std::mutex> guard(lock());
     static std::vector<char> in_buffer, out_buffer;
     const auto c = find_convolution(shape);

@@ -1,5 +1,6 @@
-// Group norm and ReLU of [n, pixels, channels], float32. Means and squared deviations are taken block by block from the
-// block's own mean and merged (Chan, Golub and LeVeque, 1979): no difference of large squares, one pass over memory.
+// Group norm and ReLU of [n, pixels, channels], float32; the result may be kept as bfloat16. Means and squared deviations
+// are taken block by block from the block's own mean and merged (Chan, Golub and LeVeque, 1979): no difference of large
+// squares, one pass over memory.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -7,6 +8,8 @@
 #include <vector>
 
 #include <omp.h>
+
+#include "numbers.h"
 
 namespace jrdp_fast {
 
@@ -66,8 +69,9 @@ inline void group_moments(const float* image, int begin, int end, int channels, 
     }
 }
 
+template <class Number>
 inline void group_norm(const float* in, const float* weight, const float* bias, int n, int pixels, int channels,
-                       int groups, double eps, bool relu, float* out) {
+                       int groups, double eps, bool relu, Number* out) {
     if ((int64_t)n * pixels == 0) return;
     // Few images: several parts of each, so that every thread has work.
     const int parts = n >= 8 ? 1 : std::max(1, std::min(16, pixels / 64)), width = channels / groups;
@@ -104,12 +108,13 @@ inline void group_norm(const float* in, const float* weight, const float* bias, 
                 const int end = (int)((int64_t)pixels * (part + 1) / parts);
                 for (int p = begin; p < end; p++) {
                     const float* x = in + ((int64_t)i * pixels + p) * channels;
-                    float* y = out + ((int64_t)i * pixels + p) * channels;
+                    Number* y = out + ((int64_t)i * pixels + p) * channels;
                     // The mean comes off first: x * scale - mean * scale would lose what x - mean keeps.
                     if (relu)
-                        for (int c = 0; c < channels; c++) y[c] = std::max(0.f, (x[c] - shift[c]) * scale[c] + add[c]);
+                        for (int c = 0; c < channels; c++)
+                            put(y + c, std::max(0.f, (x[c] - shift[c]) * scale[c] + add[c]));
                     else
-                        for (int c = 0; c < channels; c++) y[c] = (x[c] - shift[c]) * scale[c] + add[c];
+                        for (int c = 0; c < channels; c++) put(y + c, (x[c] - shift[c]) * scale[c] + add[c]);
                 }
             }
     }

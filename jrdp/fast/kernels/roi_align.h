@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bilinear.h"
+#include "numbers.h"
 
 namespace jrdp_fast {
 
@@ -37,9 +38,10 @@ struct Samples {
 };
 
 // features [n, h, w, c]; rois [count, 5]; coarse [count, coarse_size, coarse_size, c] or null;
-// out [count, size, size, c]
+// out [count, size, size, c], float32 or bfloat16
+template <class Number>
 inline void roi_align(const float* features, int n, int h, int w, int channels, const float* rois, int count,
-                      const float* coarse, int coarse_size, float scale, int sampling, int size, float* out) {
+                      const float* coarse, int coarse_size, float scale, int sampling, int size, Number* out) {
     for (int r = 0; r < count; r++)
         if ((int)rois[r * 5] < 0 || (int)rois[r * 5] >= n)  // as an integer: -Ofast cannot tell a NaN from a number
             throw std::runtime_error("a RoI names an image outside the batch");
@@ -86,7 +88,8 @@ inline void roi_align(const float* features, int n, int h, int w, int channels, 
                             for (int c = 0; c < channels; c++) sum[c] += wa * a[c] + wb * b[c] + wp * p[c] + wq * q[c];
                         }
                     }
-                    std::copy(sums.begin(), sums.end(), out + (((int64_t)r * size + py) * size + px) * channels);
+                    Number* pixel = out + (((int64_t)r * size + py) * size + px) * channels;
+                    for (int c = 0; c < channels; c++) put(pixel + c, sum[c]);
                 }
         }
     }
