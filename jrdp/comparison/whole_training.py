@@ -30,6 +30,7 @@ from jrdp.config import Config, load_config
 from jrdp.engine.evaluate import folder_names
 from jrdp.errors import UserError
 from jrdp.files import make_folder, write_json, write_text
+from jrdp.interchange.published import locate
 
 SIDES = ("jittor", "torch")
 NAMES = {"jittor": "Jittor", "torch": "PyTorch"}
@@ -56,7 +57,7 @@ def compare_whole_training(
     """
     if options.weights is None:
         named = load_config(options.config, options.settings).train.weights
-        options = dataclasses.replace(options, weights=None if named is None else Path(named))
+        options = dataclasses.replace(options, weights=None if named is None else locate(named))
     report = Report(f"A training of {steps} steps in Jittor and in PyTorch, {len(seeds)} seed(s)")
     histories: dict[int, list[dict]] = {}
     metrics: dict[int, dict[str, dict]] = {}

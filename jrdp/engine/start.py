@@ -9,10 +9,10 @@ import jittor as jt
 
 from jrdp import interchange
 from jrdp.config import Config
-from jrdp.engine.weights import BACKBONE, check_finite, check_preprocessing, expected_tensors, is_backbone_only
-from jrdp.errors import UserError
+from jrdp.engine.weights import (
+    BACKBONE, check_backbone, check_finite, check_preprocessing, expected_tensors, is_backbone_only,
+)
 from jrdp.interchange import WeightFile
-from jrdp.interchange.layout import BACKBONE_NAMES
 from jrdp.interchange.published import locate
 from jrdp.models.layers import FrozenBatchNorm
 from jrdp.models.state import assign_state, named_tensors
@@ -24,27 +24,9 @@ def read_start(config: Config) -> WeightFile | None:
     if config.train.weights is None:
         return None
     file = interchange.read(locate(config.train.weights))
-    _check_backbone(file, config)
+    check_backbone(file, config)
     check_preprocessing(file, config)
     return file
-
-
-def _check_backbone(file: WeightFile, config: Config) -> None:
-    """Refuse another backbone before anything is asked of its preprocessing, which would not help then."""
-    wanted, look = config.model.backbone.name, file.likeness
-    if look.backbone == wanted or wanted not in BACKBONE_NAMES:  # one of somebody's own has tensors of its own
-        return
-    if not look.backbone:
-        what = f"it looks like {look}" if look.backbone is None else "it has no backbone"
-        names = ", ".join(name[:80] for name in list(file.tensors)[:3])
-        raise UserError(
-            f"{file.path} does not fit: {BACKBONE_NAMES[wanted]} is needed (model.backbone.name={wanted}), {what}; its "
-            f"tensors are {names}, ..."
-        )
-    raise UserError(
-        f"{file.path} does not fit: its backbone is {BACKBONE_NAMES[look.backbone]}, the configuration has "
-        f"{BACKBONE_NAMES[wanted]}; use --set model.backbone.name={look.backbone} or other weights"
-    )
 
 
 def fill_partly(model, file: WeightFile, first_batch: Callable[[], ImageBatch]) -> str:

@@ -12,6 +12,7 @@ from jrdp.config import Config, InputConfig, load_config, own_parts, parse_confi
 from jrdp.errors import UserError
 from jrdp.import_path import is_imported
 from jrdp.interchange import WeightFile
+from jrdp.interchange.layout import BACKBONE_NAMES
 from jrdp.interchange.tensors import as_float32
 
 BACKBONE = "backbone.body."
@@ -20,6 +21,15 @@ BACKBONE = "backbone.body."
 def is_backbone_only(file: WeightFile) -> bool:
     """Whether the file holds an (ImageNet) backbone and nothing else."""
     return all(name.startswith(BACKBONE) for name in file.tensors)
+
+
+def refuse_backbone_alone(file: WeightFile) -> None:
+    """Raise `UserError` for an ImageNet backbone where a whole network is needed: its preprocessing is no matter then."""
+    if is_backbone_only(file):
+        raise UserError(
+            f"{file.path or 'the weights'} holds an ImageNet backbone alone ({file.likeness}): it can start a training "
+            "(train.weights), but the rest of the network is not in it"
+        )
 
 
 def expected_tensors(shapes: dict[str, tuple], file: WeightFile) -> dict[str, tuple]:
@@ -44,6 +54,8 @@ def config_of(file: WeightFile, config: str | Path | Config | None, overrides: l
         stored = file.metadata.get("config") or interchange.infer_config(file)
         chosen = load_config(None, overrides, base=parse_config(stored, f"stored in {file.path}"))
         refuse_unasked_code(file, chosen, overrides)
+    check_backbone(file, chosen)
+    refuse_backbone_alone(file)
     check_preprocessing(file, chosen)
     return chosen
 
@@ -96,6 +108,24 @@ def _parsed_preprocessing(stored: object, mine: dict, file: WeightFile) -> dict:
 def _short(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= 200 else f"{shown[:200]}..."
+
+
+def check_backbone(file: WeightFile, config: Config) -> None:
+    """Refuse another backbone before anything is asked of its preprocessing, which would not help then."""
+    wanted, look = config.model.backbone.name, file.likeness
+    if look.backbone == wanted or wanted not in BACKBONE_NAMES:  # one of somebody's own has tensors of its own
+        return
+    if not look.backbone:
+        what = f"it looks like {look}" if look.backbone is None else "it has no backbone"
+        names = ", ".join(name[:80] for name in list(file.tensors)[:3])
+        raise UserError(
+            f"{file.path} does not fit: {BACKBONE_NAMES[wanted]} is needed (model.backbone.name={wanted}), {what}; its "
+            f"tensors are {names}, ..."
+        )
+    raise UserError(
+        f"{file.path} does not fit: its backbone is {BACKBONE_NAMES[look.backbone]}, the configuration has "
+        f"{BACKBONE_NAMES[wanted]}; use --set model.backbone.name={look.backbone} or other weights"
+    )
 
 
 def check_preprocessing(file: WeightFile, config: Config) -> None:

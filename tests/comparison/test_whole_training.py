@@ -59,3 +59,18 @@ def test_it_trains_evaluates_and_goes_on(both_frameworks, tmp_path):
     with open_pair(replace(options(sample, "solver.base_lr=0.001"), seed=7)) as pair:
         with pytest.raises(UserError, match="another configuration"):
             whole_training._train(pair, datasets, tmp_path / "again", 2, 7, lines.append)
+
+
+def test_it_starts_from_weights_that_the_configuration_names(monkeypatch, tmp_path):
+    """`train.weights` may be a name, as in configs/quickstart.yaml, for `jrdp train` and so for this."""
+    chosen = []
+
+    def stop(options):
+        chosen.append(options.weights)
+        raise UserError("seen")
+
+    monkeypatch.setattr(whole_training, "open_pair", stop)
+    for named, path in (("generated_r50", interchange.start.PATH), (str(tmp_path / "mine.pth"), tmp_path / "mine.pth")):
+        with pytest.raises(UserError, match="seen"):
+            compare_whole_training(Options(settings=[f"train.weights={named}"]), [], tmp_path, steps=1, seeds=[1])
+        assert chosen[-1] == path
