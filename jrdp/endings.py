@@ -1,7 +1,8 @@
 """How the command line ends: the one place that turns what files, machines and users can cause into a line and a code.
 
 0 all is done; 1 done, but something was skipped or found (the command said what), or a mistake of ours, with a
-traceback that says so; 2 bad input or a machine that could not do it, one line on standard error; 130 interrupted.
+traceback that says so; 2 bad input or a machine that could not do it, one line on standard error; 130 interrupted by
+Ctrl-C, 143 by SIGTERM (what batch systems and `docker stop` send), 129 by SIGHUP (the terminal was closed).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import errno
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import traceback
-from contextlib import suppress
-from typing import Callable, Optional, TextIO
+from contextlib import contextmanager, suppress
+from typing import Callable, Iterator, Optional, TextIO
 
 from jrdp import files
 from jrdp.errors import UserError
@@ -39,17 +42,18 @@ def run(command: Callable[[], None]) -> int:
     """Call `command`, which may raise anything; print what there is to say and return the exit code."""
     open_standard_streams()
     code = DONE
+    received: list[int] = []
     try:
-        command()
+        with _as_ctrl_c(received):
+            command()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else DONE if end.code is None else MISTAKE
         if isinstance(end.code, str):
             _say(end.code)
         if code == INTERRUPTED:
-            _say("jrdp: interrupted")
+            code = _interrupted(received)
     except KeyboardInterrupt:
-        _say("jrdp: interrupted")
-        code = INTERRUPTED
+        code = _interrupted(received)
     except BaseException as error:
         reason = reason_of(error)
         if reason is None:
@@ -61,13 +65,46 @@ def run(command: Callable[[], None]) -> int:
         else:
             _say(f"jrdp: error: {reason}")
             code = REFUSED
-    if code in (REFUSED, INTERRUPTED, MISTAKE):
+    if code != DONE:
         files.remove_empty_folders()
     lost = sys.stdout.finish() if isinstance(sys.stdout, _Unbreakable) else None
     if lost is not None:
         _say(f"jrdp: error: standard output could not be written ({lost}): what was printed is lost")
         code = code or REFUSED
     return code
+
+
+@contextmanager
+def _as_ctrl_c(received: list[int]) -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP unwind the command as Ctrl-C does, so that temporary files go and children end.
+
+    Their numbers are added to `received`. A signal that is ignored (nohup) or handled already stays so; only the main
+    thread can take signals.
+    """
+
+    def interrupt(number: int, _frame) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupted(received: list[int]) -> int:
+    if not received:
+        _say("jrdp: interrupted")
+        return INTERRUPTED
+    _say(f"jrdp: stopped by {signal.Signals(received[0]).name}")
+    return 128 + received[0]
 
 
 def reason_of(error: BaseException) -> Optional[str]:

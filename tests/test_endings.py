@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -42,6 +43,34 @@ def test_our_own_mistakes_keep_their_traceback_and_say_so(capsys):
 def test_interrupted_is_130(capsys):
     code, text = ended(capsys, KeyboardInterrupt())
     assert (code, text) == (130, "jrdp: interrupted\n")
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_unwinds_the_command(capsys, tmp_path, name, code):
+    """What the command has in hand is put down, then the code is the one that the signal alone would have given."""
+    put_down = []
+
+    def command():
+        files.make_folder(tmp_path / "empty")
+        try:
+            signal.raise_signal(getattr(signal, name))
+        finally:
+            put_down.append(True)
+
+    assert signal.getsignal(getattr(signal, name)) is signal.SIG_DFL
+    assert endings.run(command) == code and put_down
+    assert capsys.readouterr().err == f"jrdp: stopped by {name}\n"
+    assert signal.getsignal(getattr(signal, name)) is signal.SIG_DFL and not list(tmp_path.iterdir())
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """`nohup jrdp train ...` goes on when its terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert endings.run(lambda: signal.raise_signal(signal.SIGHUP)) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_refused_command_leaves_no_empty_folder(tmp_path):

@@ -254,7 +254,10 @@ def test_the_main_process_holds_no_network_and_prints_cleanly(sample, weights, t
     assert (tmp_path / "out" / "predictions.json").exists() and (tmp_path / "out" / "segm.json").exists()
 
 
-def test_ctrl_c_ends_the_jobs_and_keeps_what_was_done(sample, weights, tmp_path):
+@pytest.mark.parametrize(
+    "number, code, words", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")]
+)
+def test_a_signal_ends_the_jobs_and_keeps_what_was_done(sample, weights, tmp_path, number, code, words):
     pictures = 100 * sorted((sample / "imgs").iterdir())
     command = ["predict", *pictures, "--weights", weights, *SMALL, "--out", tmp_path / "out", "--jobs", 2]
     process = subprocess.Popen(
@@ -266,9 +269,9 @@ def test_ctrl_c_ends_the_jobs_and_keeps_what_was_done(sample, weights, tmp_path)
         assert time.monotonic() < deadline
         time.sleep(0.05)
     workers = _children(process.pid)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, error = process.communicate(timeout=100)
-    assert process.returncode == 130 and output == "" and error.splitlines()[-1] == "jrdp: interrupted"
+    assert process.returncode == code and output == "" and error.splitlines()[-1] == f"jrdp: {words}"
     assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert [name for name in files(tmp_path / "out") if "predictions" in name] == ["predictions.partial.jsonl"]
 
