@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Iterable, Optional
 
+import typer
+
 from jrdp.config import Config
 from jrdp.errors import UserError
 from jrdp.interchange.published import locate
@@ -16,6 +18,8 @@ def find_weights(weights: Optional[Path]) -> Optional[Path]:
 
 
 _PREDICTION = ("model", "input", "test")
+_ARITHMETIC = ("train.engine", "train.precision", "train.amp")
+_PERIODS = ("train.checkpoint_period", "train.log_period")
 # The parts of the configuration that a command looks at; `jrdp train` looks at all of it.
 _USED = {
     "predict": _PREDICTION,
@@ -25,7 +29,13 @@ _USED = {
     "bench --cost": ("model",),
     "data check": ("data.root", "input.exif"),
     "data stats": ("data.root",),
+    "compare layers": _PREDICTION,
+    "compare gradients": ("model", "input", "data", "solver.batch_size", *_ARITHMETIC),
+    "compare training": ("model", "input", "data", "solver", "train.log_period", *_ARITHMETIC),
+    "compare training --evaluate": ("model", "input", "data", "solver", "test", "train.weights", *_PERIODS, *_ARITHMETIC),
     "compare detections": ("data.root",),
+    "compare twin-test": (*_PREDICTION, "data.root"),
+    "compare speed": ("model", "input", "test", "solver", *_ARITHMETIC),
 }
 
 
@@ -45,3 +55,9 @@ def refuse_options(reason: str, **given: Any) -> None:
     names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False, [])]
     if names:
         raise UserError(f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no effect {reason}; leave it out")
+
+
+def refuse_given(context: typer.Context, reason: str, *names: str) -> None:
+    """The same for options that have a default: refused when the command line names them, with whatever value."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    refuse_options(reason, **{name: True for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"})

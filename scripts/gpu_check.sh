@@ -27,7 +27,8 @@
 #   GPU_BACKBONE    ImageNet weights for the training, default weights/r50_imagenet.safetensors
 #   GPU_ITERATIONS  of train, default 9000; GPU_STEPS: of curves, default GPU_ITERATIONS
 #   GPU_TWIN        device of the PyTorch twin in parity and curves, default cuda; cpu for a torch without CUDA
-#   GPU_SETTINGS    more --set of parity, curves and train, for example 'input.min_size=64 input.max_size=96'
+#   GPU_SETTINGS    more --set of curves and train, for example 'input.min_size=64 input.max_size=96 solver.batch_size=2';
+#                   those of model and input are parity's too
 #
 # Each part writes GPU_OUT/PART.log and an entry of GPU_OUT/summary.json; a table comes last. Exit code 1 when a part
 # failed, 3 when one is unfinished.
@@ -45,9 +46,11 @@ shared="$root/shared"
 export JRDP_SHARED="${JRDP_SHARED:-$shared}"  # photographs, if there are any; golden numbers are in tests/golden
 data="${GPU_DATA:-$shared/data}"
 twin="${GPU_TWIN:-cuda}"
-smaller=()
-for setting in ${GPU_SETTINGS:-}; do smaller+=(--set "$setting"); done
-beside=(--device cuda --twin-device "$twin" ${smaller[@]+"${smaller[@]}"})
+smaller=() beside=(--device cuda --twin-device "$twin")
+for setting in ${GPU_SETTINGS:-}; do
+    smaller+=(--set "$setting")
+    case "$setting" in model.* | input.*) beside+=(--set "$setting") ;; esac
+done
 all=(install doctor tests sanitizer parity_exact parity_fast speed curves train)
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 2; }

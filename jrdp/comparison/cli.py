@@ -11,7 +11,7 @@ import typer
 from jrdp.comparison.pair import Options
 from jrdp.errors import UserError
 from jrdp.files import check_target, protect
-from jrdp.options import find_weights, refuse_unused_settings
+from jrdp.options import find_weights, refuse_given, refuse_unused_settings
 
 app = typer.Typer(
     help="Compare Jittor with the PyTorch twin (or two result files), each framework in its own process.",
@@ -70,6 +70,7 @@ def layers(
     """Every stage of both networks, same input and weights, in units of PyTorch's rounding; names the first one over."""
     from jrdp.comparison.layers import compare_layers
 
+    refuse_unused_settings("compare layers", settings)
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
         engine, tf32, twin_device, twin_backbone=twin_backbone, twin_pyramid=twin_pyramid,
@@ -103,6 +104,7 @@ def gradients(
     """Losses and the gradient of every parameter for one training batch."""
     from jrdp.comparison.gradients import compare_gradients
 
+    refuse_unused_settings("compare gradients", settings)
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
         tf32=tf32, twin_device=twin_device,
@@ -113,6 +115,7 @@ def gradients(
 
 @app.command()
 def training(
+    context: typer.Context,
     out: Path = OutOption,
     dataset: List[str] = DatasetOption,
     steps: int = typer.Option(10, "--steps", min=1, help="SGD steps."),
@@ -142,6 +145,11 @@ def training(
 
     if seeds and not evaluate:
         raise UserError("--seeds goes with --evaluate; a short comparison takes one --seed")
+    if seeds:
+        refuse_given(context, "beside --seeds", "seed")
+    if evaluate:
+        refuse_given(context, "with --evaluate, which judges neither", "loss_tolerance", "parameter_tolerance")
+    refuse_unused_settings("compare training --evaluate" if evaluate else "compare training", settings)
 
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
@@ -194,6 +202,7 @@ def twin_test(
     """`jrdp test` with the PyTorch twin: bbox.json, segm.json, metrics.json."""
     from jrdp.comparison.twin_test import twin_test as run
 
+    refuse_unused_settings("compare twin-test", settings)
     options = Options(
         config, settings, weights, twin_python=twin_python, device=device, threads=threads
     ).checked()
@@ -223,6 +232,7 @@ def speed(
 
     if len(images) > 1 or any(path.is_dir() for path in images):
         raise UserError("--images of compare speed takes one picture")
+    refuse_unused_settings("compare speed", settings)
     options = Options(
         config, settings, weights, None, twin_python, device, threads, seed, engine=engine, tf32=tf32
     ).checked()

@@ -288,3 +288,32 @@ def test_an_empty_argument_is_no_path(run, tmp_path, weights, monkeypatch):
     refused(run("predict", "--weights", weights, "--out", tmp_path / "o", ""), "one of the arguments is empty")
     refused(run("data", "sample", ""), "one of the arguments is empty")
     assert list(tmp_path.iterdir()) == []
+
+
+COMPARE = {
+    "layers": ("--images", "imgs", ["solver.base_lr=1", "train.engine=fast", "data.root=x"], ["model.fcos.post_nms_top_n=9"]),
+    "gradients": ("--dataset", "sample", ["solver.base_lr=1", "test.batch_size=2"], ["solver.batch_size=2", "train.engine=fast"]),
+    "training": ("--dataset", "sample", ["test.batch_size=2", "train.weights=x"], ["solver.base_lr=1", "data.flip_probability=0"]),
+    "twin-test": ("--dataset", "a:b.json", ["solver.base_lr=1", "data.train=[x]"], ["data.root=x"]),
+    "speed": ("--rounds", "1", ["data.root=x", "train.weights=x"], ["test.batch_size=2", "solver.batch_size=2"]),
+}
+
+
+@pytest.mark.parametrize("command", COMPARE)
+def test_what_a_comparison_never_looks_at_is_refused(run, monkeypatch, tmp_path, weights, sample, command):
+    monkeypatch.chdir(sample)
+    option, value, unused, used = COMPARE[command]
+    line = ("compare", command, option, value, "--weights", weights, "--out", tmp_path / "o", "--twin-python", tmp_path / "none")
+    for setting in unused:
+        refused(run(*line, "--set", setting), f"--set {setting.partition('=')[0]} has no effect on jrdp compare {command}")
+    for setting in used:  # goes on, to the Python that is not there
+        code, text = run(*line, "--set", setting)
+        assert code == 2 and "no effect" not in text
+    assert not (tmp_path / "o").exists()
+
+
+def test_options_of_a_short_comparison_are_refused_for_a_whole_one(run, tmp_path):
+    line = ("compare", "training", "--evaluate", "--out", tmp_path / "o")
+    refused(run(*line, "--loss-tolerance", 0.02), "--loss-tolerance has no effect with --evaluate")
+    refused(run(*line, "--parameter-tolerance", 0.1), "--parameter-tolerance has no effect with --evaluate")
+    refused(run(*line, "--seeds", 1, "--seed", 1), "--seed has no effect beside --seeds")
