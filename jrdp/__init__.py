@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 from jrdp.machine import importing
@@ -33,14 +34,18 @@ def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrid
 
     Raises:
         jrdp.errors.UserError: if the file is not a checkpoint or does not fit, or the device cannot be had.
+        TypeError: for another kind of argument.
     """
     from jrdp import interchange
     from jrdp.engine.weights import config_of
     from jrdp.interchange.published import locate
     from jrdp.machine import runtime
 
+    if not isinstance(weights, (str, os.PathLike)):
+        raise TypeError(f"weights: expected a file or the name of one, not {type(weights).__name__}")
+    given = _checked(config, overrides)
     file = interchange.read(locate(weights))
-    settings = config_of(file, config, list(overrides))
+    settings = config_of(file, config, given)
     runtime.start(device, tf32=settings.test.tf32)
     from jrdp.engine.predictor import build
 
@@ -79,12 +84,11 @@ def train(
     from jrdp.config import Config, load_config
     from jrdp.machine import runtime
 
-    if not isinstance(config, (type(None), str, pathlib.Path, Config)):
-        raise TypeError(f"config: expected a YAML file or a jrdp.config.Config, not {type(config).__name__}")
+    settings = _checked(config, overrides)
     if on_step is not None and not callable(on_step):
         raise TypeError(f"on_step: expected a function that takes a Step, not {type(on_step).__name__}")
     given = config if isinstance(config, Config) else None
-    chosen = load_config(None if given else config, list(overrides), base=given)
+    chosen = load_config(None if given else config, settings, base=given)
     runtime.start(device, seed=chosen.train.seed, tf32=chosen.train.tf32)
     from jittor import nn
 
@@ -93,3 +97,17 @@ def train(
     if not isinstance(model, (type(None), nn.Module)):
         raise TypeError(f"model: expected a network (jittor.nn.Module), not {type(model).__name__}")
     return run(chosen, pathlib.Path(out), resume, dataset, model, on_step)
+
+
+def _checked(config, overrides) -> list[str]:
+    """The overrides as a list; raises `TypeError` for another kind of either."""
+    from jrdp.config import Config
+
+    if not isinstance(config, (type(None), str, os.PathLike, Config)):
+        raise TypeError(f"config: expected a YAML file or a jrdp.config.Config, not {type(config).__name__}")
+    if not isinstance(overrides, (list, tuple)):
+        raise TypeError(f"overrides: expected a list such as ['test.batch_size=2'], not {type(overrides).__name__}")
+    other = [each for each in overrides if not isinstance(each, str)]
+    if other:
+        raise TypeError(f"overrides: expected strings such as 'test.batch_size=2', not {other[0]!r}")
+    return list(overrides)

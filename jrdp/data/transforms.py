@@ -77,13 +77,7 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
                     f"cannot read image {path} safely: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process and "
                     "fills damaged pictures with grey; set it to False"
                 )
-            image.load()  # Pillow turns a TIFF itself while it loads it, and forgets its orientation
-            turn = _TURNS.get(exif_orientation(image)) if upright else None
-            picture = image.copy() if mode is None else (_eight_bits(image, path) if mode == "RGB" else image).convert(mode)
-            if turn is not None:
-                picture = picture.transpose(turn)
-                picture.info["turned"] = True
-            return picture
+            return decoded(image, mode, upright, path)
     except UserError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own word for twice the limit, before it tells the size
@@ -100,6 +94,17 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
     except Exception as error:  # decoders of damaged files raise almost anything (OSError, SyntaxError, struct.error)
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read image {path}: {reason}") from error
+
+
+def decoded(image: Image.Image, mode: Optional[str] = "RGB", upright: bool = False, name: str | os.PathLike = "given") -> Image.Image:
+    """`read_image` for a picture that Pillow has opened or made, and perhaps turned here before; `name` is for a `UserError`."""
+    image.load()  # Pillow turns a TIFF itself while it loads it, and forgets its orientation
+    turn = _TURNS.get(exif_orientation(image)) if upright and not image.info.get("turned") else None
+    picture = image.copy() if mode is None else (_eight_bits(image, name) if mode == "RGB" else image).convert(mode)
+    if turn is not None:
+        picture = picture.transpose(turn)
+        picture.info["turned"] = True
+    return picture
 
 
 def is_readable(suffix: str) -> bool:

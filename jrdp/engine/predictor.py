@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -11,7 +12,7 @@ from PIL import Image
 
 from jrdp import interchange, visualize
 from jrdp.config import Config
-from jrdp.data.transforms import batch_images, prepare_image, read_image
+from jrdp.data.transforms import batch_images, decoded, prepare_image, read_image
 from jrdp.engine.inference import detect_batch, sorted_by_score
 from jrdp.engine.network import for_prediction
 from jrdp.engine.weights import check_finite
@@ -113,6 +114,7 @@ class SalientInstanceModel:
 
         Raises:
             UserError: if the file is missing or not a readable picture.
+            ValueError: for an array of another type or shape. TypeError: for another kind of argument.
         """
         return self.predict_batch([picture])[0]
 
@@ -152,9 +154,11 @@ def _filled(file: WeightFile, config: Config) -> RDPNet:
 
 def _as_image(picture: str | Path | Image.Image | np.ndarray, upright: bool) -> Image.Image:
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        return decoded(picture, upright=upright)
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ValueError(f"a picture is RGB uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}")
         return Image.fromarray(picture)
+    if not isinstance(picture, (str, os.PathLike)):
+        raise TypeError(f"a picture is a file, a PIL image or an array, not {type(picture).__name__}")
     return read_image(picture, upright=upright)

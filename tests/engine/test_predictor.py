@@ -54,8 +54,45 @@ def test_file_image_and_array_are_the_same_picture(model, prediction, golden):
         assert np.array_equal(model.predict(picture).boxes, prediction.boxes)
     swapped = model.predict(np.asarray(image.convert("RGB"))[:, :, ::-1])
     assert len(swapped.scores) != len(prediction.scores) or np.abs(swapped.scores - prediction.scores).max() > 1e-3
-    with pytest.raises(ValueError, match="RGB uint8"):
-        model.predict(np.zeros((4, 4), np.uint8))
+    for array in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), np.zeros((3, 4, 4), np.uint8)):
+        with pytest.raises(ValueError, match="RGB uint8"):
+            model.predict(array)
+    for other in (None, 3, [path], b"a.png"):
+        with pytest.raises(TypeError, match=f"a file, a PIL image or an array, not {type(other).__name__}"):
+            model.predict(other)
+
+
+def test_an_opened_picture_is_turned_and_scaled_as_its_file_is(model, golden, tmp_path):
+    photo = Image.open(golden / "imgs" / "b_267x400.png").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    grey = np.asarray(photo.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(tmp_path / "wide.png")
+    upright = model.predict(photo)
+    for name in ("turned.png", "wide.png"):
+        file, image = model.predict(tmp_path / name), model.predict(Image.open(tmp_path / name))
+        assert np.array_equal(file.photo, image.photo) and np.array_equal(file.boxes, image.boxes)
+    assert np.array_equal(model.predict(Image.open(tmp_path / "turned.png")).photo, upright.photo)
+    assert np.array_equal(image.photo[:, :, 0], np.asarray(photo.convert("L")))
+    with pytest.raises(UserError, match="floating-point numbers"):
+        model.predict(Image.fromarray(np.zeros((4, 4), np.float32)))
+
+
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ({"weights": None}, "weights: expected a file or the name of one, not NoneType"),
+        ({"weights": {}}, "weights: expected .*, not dict"),
+        ({"config": {"test": {}}}, "config: expected a YAML file or .*, not dict"),
+        ({"overrides": "test.batch_size=1"}, "overrides: expected a list such as .*, not str"),
+        ({"overrides": {"test.batch_size": 1}}, "overrides: expected a list such as .*, not dict"),
+        ({"overrides": [3]}, "overrides: expected strings such as .*, not 3"),
+    ],
+)
+def test_another_kind_of_argument_of_load_is_named(weights, argument, words):
+    with pytest.raises(TypeError, match=words):
+        jrdp.load(**{"weights": weights, "device": "cpu", **argument})
 
 
 def test_fast_engine_gives_the_same_predictions(weights, prediction, golden):
