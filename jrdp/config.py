@@ -182,12 +182,19 @@ class TrainConfig(Section):
     dynamic_loss_scale: bool = False
     # On a CPU, fast: 3x3 convolutions and their gradients by Winograd's algorithm, where that takes less time.
     engine: Literal["plain", "fast"] = "plain"
+    # bfloat16: convolutions and their gradients multiply in it and add in float32, on a CPU that has AMX or AVX512_BF16, all
+    # the rest and the weights being float32; amp is a GPU's counterpart. auto: float32.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     tf32: bool = False  # on a GPU, convolutions multiply in TF32 (10 bits of mantissa); holds for the closing test too
 
     @model_validator(mode="after")
     def _effects(self) -> TrainConfig:
         if self.dynamic_loss_scale and not self.amp:
             raise ValueError("dynamic_loss_scale has no effect without amp; leave it out")
+        if self.precision == "bfloat16" and self.engine == "fast":
+            raise ValueError("engine: fast has no effect with precision: bfloat16; leave out one of them")
+        if self.precision == "bfloat16" and self.amp:
+            raise ValueError("amp is for a GPU and precision: bfloat16 for a CPU; leave out one of them")
         return self
 
 

@@ -9,9 +9,10 @@ import jittor as jt
 from jittor import nn
 
 from jrdp.config import TrainConfig
+from jrdp.engine.precision import refuse_unfit_precision
 from jrdp.errors import UserError
-from jrdp.fast.training import use_winograd
-from jrdp.models.layers import use_half_convolutions
+from jrdp.fast import bfloat16, training
+from jrdp.models.layers import convolve_by, use_half_convolutions
 
 
 def refuse_unfit_arithmetic(train: TrainConfig) -> None:
@@ -20,11 +21,13 @@ def refuse_unfit_arithmetic(train: TrainConfig) -> None:
         raise UserError("train.engine=fast is for a CPU: this run is on a GPU; leave out --set train.engine=fast")
     if not jt.flags.use_cuda and train.amp:
         raise UserError("train.amp needs a GPU: this run is on the CPU; leave out --set train.amp=true")
+    refuse_unfit_precision("train.precision", train.precision)
 
 
 @contextmanager
 def convolutions_of_training(network: nn.Module, train: TrainConfig, asked: bool = True) -> Iterator[None]:
-    """In float16 with `train.amp`, by Winograd's algorithm with `train.engine: fast`, while the block runs.
+    """In float16 with `train.amp`, in bfloat16 with `train.precision: bfloat16`, by Winograd's algorithm with
+    `train.engine: fast`, while the block runs.
 
     asked: False for the opposite: within a training, as defined while the block runs.
     """
@@ -42,4 +45,10 @@ def convolutions_as_defined(network: nn.Module, train: TrainConfig):
 
 def _switch(network: nn.Module, train: TrainConfig, asked: bool) -> None:
     use_half_convolutions(network, asked and train.amp)
-    use_winograd(network, asked and train.engine == "fast")
+    convolve_by(network, _convolution(train) if asked else nn.conv2d)
+
+
+def _convolution(train: TrainConfig):
+    if train.precision == "bfloat16":
+        return bfloat16.convolve
+    return training.convolve if train.engine == "fast" else nn.conv2d

@@ -1,4 +1,4 @@
-"""Whether this device multiplies in bfloat16, for `test.precision`."""
+"""Whether this device multiplies in bfloat16, for `train.precision` and `test.precision`."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ float32, for processors with AMX.
     layers.py     convolution and group norm with their weights
     operators.py  the C++ in kernels/ as Jittor operators
     training.py   3x3 convolutions of the plain network and their gradients by Winograd's algorithm
+    bfloat16.py   convolutions of the plain network and their gradients in bfloat16
 """
 
 from jrdp.fast.network import FastNetwork, supports

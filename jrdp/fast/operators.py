@@ -176,6 +176,43 @@ def to_bfloat16(x: jt.Var) -> jt.Var:
     return run_kernel("numbers.h", source, x.shape, [x], {}, dtype="bfloat16")
 
 
+_TRAINING_SOURCE = (
+    _SHAPE_SOURCE
+    + """
+jrdp_fast::convolve_for_training(shape, (jrdp_fast::Direction)(int)data["direction"], in0_p, in1_p, out_p);
+"""
+)
+_DIRECTIONS = ("forward", "input gradient", "weight gradient")
+
+
+def training_convolution(shape: ConvShape, direction: str, first: jt.Var, second: jt.Var) -> jt.Var:
+    """One of a convolution's three products in bfloat16, float32: of maps `[N, H, W, C]` in bfloat16 and float32 weights.
+
+    direction: "forward", of the input and the weights `[O, C / groups, k, k]`; "input gradient", of the output's gradient
+        and the weights; "weight gradient", of the input and the output's gradient, `[O, C / groups, k, k]`.
+    """
+    out_map = (shape.n, *shape.out_size, shape.out_channels)
+    weights = (shape.out_channels, shape.in_channels // shape.groups, shape.kernel, shape.kernel)
+    out_shape = (out_map, (shape.n, shape.h, shape.w, shape.in_channels), weights)[_DIRECTIONS.index(direction)]
+    numbers = {**shape._asdict(), "direction": _DIRECTIONS.index(direction)}
+    inputs = [first, second]
+    return run_kernel("convolution_training.h", _TRAINING_SOURCE, out_shape, inputs, numbers, _onednn_flags())
+
+
+def to_nhwc(x: jt.Var, dtype: str = "float32") -> jt.Var:
+    """`[N, C, H, W]`, float32 -> `[N, H, W, C]`, kept as `dtype`."""
+    n, c, h, w = x.shape
+    source = "jrdp_fast::transpose(in0_p, in0_shape0, in0_shape1, in0_shape2 * in0_shape3, out_p);"
+    return run_kernel("transpose.h", source, (n, h, w, c), [x], {}, dtype=dtype)
+
+
+def to_nchw(x: jt.Var) -> jt.Var:
+    """`[N, H, W, C]` -> `[N, C, H, W]`, float32."""
+    n, h, w, c = x.shape
+    source = "jrdp_fast::transpose(in0_p, in0_shape0, in0_shape1 * in0_shape2, in0_shape3, out_p);"
+    return run_kernel("transpose.h", source, (n, c, h, w), [x], {})
+
+
 _WINOGRAD_SOURCE = """
 if (data["pack"] != 0)
     jrdp_fast::winograd_pack(in1_p, data["out_channels"], data["in_channels"], out_p);

@@ -1,8 +1,7 @@
 """Training on a CPU with fewer multiplications: the 3x3 convolutions of stride 1 and their two gradients by Winograd's
 F(4x4, 3x3) (Lavin and Gray, 2016) instead of oneDNN's direct convolutions. Maps stay NCHW outside.
 
-The plain convolution is the definition; `use_winograd` lets the layers of a network compute themselves this way where it
-is faster (`train.engine: fast`).
+The plain convolution is the definition; `convolve` stands in for it where it is faster (`train.engine: fast`).
 """
 
 from __future__ import annotations
@@ -10,19 +9,11 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
-from jrdp.fast.operators import run_kernel
-from jrdp.models.layers import Conv
+from jrdp.fast.operators import run_kernel, to_nchw, to_nhwc
 
 # Fewer 4x4 output tiles do not outweigh transforming the weights, which change at every step.
 FEWEST_TILES = 48
 MOST_WEIGHTS = 2**18  # input times output channels: beyond, the transformed weights fill every cache
-
-
-def use_winograd(network: nn.Module, winograd: bool = True) -> None:
-    """Let every convolution of `network` for which it pays compute itself and its gradients by Winograd's algorithm."""
-    for module in network.modules():
-        if isinstance(module, Conv):
-            module.convolve = convolve if winograd else nn.conv2d
 
 
 def convolve(x, weight, bias=None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1) -> jt.Var:
@@ -57,29 +48,17 @@ def _pays(x, weight, stride, padding, dilation, groups) -> bool:
 class _Winograd(jt.Function):
     def execute(self, x, weight):
         self.saved = x, weight
-        return _to_channels_first(_product(_to_channels_last(x), weight, turned=False))
+        return to_nchw(_product(to_nhwc(x), weight, turned=False))
 
     def grad(self, dy):
         x, weight = self.saved
-        dy = _to_channels_last(dy)
-        dx = _to_channels_first(_product(dy, weight, turned=True))
-        return dx, _weight_gradient(_to_channels_last(x), dy)
+        dy = to_nhwc(dy)
+        dx = to_nchw(_product(dy, weight, turned=True))
+        return dx, _weight_gradient(to_nhwc(x), dy)
 
 
 # Each of these is an operator of its own, so that Jittor computes only what is asked for: no gradient of a frozen weight
 # and none of an input that nothing trained comes before.
-
-
-def _to_channels_last(x: jt.Var) -> jt.Var:
-    n, c, h, w = x.shape
-    source = "jrdp_fast::transpose(in0_p, in0_shape0, in0_shape1, in0_shape2 * in0_shape3, out_p);"
-    return _run(source, (n, h, w, c), [x])
-
-
-def _to_channels_first(x: jt.Var) -> jt.Var:
-    n, h, w, c = x.shape
-    source = "jrdp_fast::transpose(in0_p, in0_shape0, in0_shape1 * in0_shape2, in0_shape3, out_p);"
-    return _run(source, (n, c, h, w), [x])
 
 
 def _product(x: jt.Var, weight: jt.Var, turned: bool) -> jt.Var:

@@ -62,7 +62,7 @@ class Conv(nn.Module):
         bias_value: float = 0.0,
     ):
         self.in_float16 = False
-        self.convolve = nn.conv2d  # or another way to the same numbers (`jrdp/fast/training.py`)
+        self.convolve = nn.conv2d  # or another way (`convolve_by`)
         self.stride, self.padding, self.groups = stride, kernel // 2, groups
         self.weight = jt.array(init((out_channels, in_channels // groups, kernel, kernel)))
         self.bias = jt.array(np.full(out_channels, bias_value, np.float32)) if bias else None
@@ -92,6 +92,13 @@ class Conv(nn.Module):
         x, weight = (x.float16(), self.weight.float16()) if self.in_float16 else (x, self.weight)
         y = self.convolve(x, weight, None, self.stride, self.padding, 1, self.groups)
         return y.float32() if self.in_float16 else y
+
+
+def convolve_by(network: nn.Module, convolve: Callable[..., jt.Var] = nn.conv2d) -> None:
+    """Let every convolution of `network` compute by what takes the arguments of `nn.conv2d` (`jrdp/fast` has some)."""
+    for module in network.modules():
+        if isinstance(module, Conv):
+            module.convolve = convolve
 
 
 def use_half_convolutions(network: nn.Module, half: bool = True) -> None:

@@ -133,6 +133,7 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
         "engine": options.engine,
         "precision": config.test.precision,
         "training_engine": config.train.engine,
+        "training_precision": config.train.precision,
         "backbone": config.model.backbone.name,
         "rois": ROIS,
         "versions": {**versions, **runtimes},
@@ -149,9 +150,10 @@ def format_bench(result: dict) -> str:
     """The tables of `run_bench` as text."""
     c = result["conditions"]
     versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
+    training = f"{c['training_engine']} in {_named(c['training_precision'])}"
     lines = [
         f"{c['machine']}; {c['threads']} threads on each side, {c['rounds']} rounds in turn; {versions}",
-        f"{c['backbone']}, engine {c['engine']} in {_named(c['precision'])}, training {c['training_engine']}, {c['rois']} RoIs; "
+        f"{c['backbone']}, engine {c['engine']} in {_named(c['precision'])}, training {training}, {c['rois']} RoIs; "
         f"load average {c['load_average_before']:.1f} before, {c['load_average_after']:.1f} after (below 1 is quiet)",
         "",
     ]

@@ -40,12 +40,9 @@ struct ConvShape {
     std::vector<int> key() const {
         return {n, h, w, ci, co, kernel, stride, groups, relu, add, bfloat16, out_bfloat16};
     }
-    dnnl::memory::desc in() const { return nhwc(ci, h, w, bfloat16); }
-    dnnl::memory::desc out() const { return nhwc(co, oh(), ow(), out_bfloat16); }
-
-   private:
-    dnnl::memory::desc nhwc(int channels, int height, int width, bool half) const {
-        return {{n, channels, height, width}, number_type(half), dnnl::memory::format_tag::nhwc};
+    dnnl::memory::desc in_map(bool half) const { return {{n, ci, h, w}, number_type(half), dnnl::memory::format_tag::nhwc}; }
+    dnnl::memory::desc out_map(bool half) const {
+        return {{n, co, oh(), ow()}, number_type(half), dnnl::memory::format_tag::nhwc};
     }
 };
 
@@ -103,39 +100,43 @@ inline dnnl::convolution_forward::primitive_desc describe(const ConvShape& s, bo
     return convolution_forward::primitive_desc(description, attributes, cpu());
 }
 
-inline bool is_slow(const dnnl::convolution_forward::primitive_desc& description) {
+template <class Description>
+inline bool is_slow(const Description& description) {
     const std::string name = description.impl_info_str();
     return name.find("ref") != std::string::npos || name.find("gemm") != std::string::npos;
 }
 
-// The first implementation that is made for this processor. Not every one takes NHWC: a reorder before and after is
-// cheaper than a slow one. Where there is none for bfloat16, float32 multiplies the numbers that were rounded to it.
-inline dnnl::convolution_forward::primitive_desc choose(const ConvShape& s) {
-    for (const bool bfloat16 : {true, false})
+// The first implementation that is made for this processor; describe(nhwc, bfloat16) asks oneDNN. Not every one takes
+// NHWC: a reorder before and after is cheaper than a slow one. Where there is none for bfloat16, float32 multiplies the
+// numbers that were rounded to it.
+template <class Describe>
+inline auto first_fast(bool bfloat16, const Describe& describe) -> decltype(describe(true, false)) {
+    for (const bool half : {true, false})
         for (const bool nhwc : {true, false}) {
-            if (bfloat16 && !s.bfloat16) continue;
+            if (half && !bfloat16) continue;
             try {
-                auto description = describe(s, nhwc, bfloat16);
+                auto description = describe(nhwc, half);
                 if (!is_slow(description)) return description;
             } catch (const dnnl::error&) {  // nothing at all in bfloat16 on an older processor
-                if (!bfloat16) throw;
+                if (!half) throw;
             }
         }
-    return describe(s, true, false);
+    return describe(true, false);
 }
 
 inline std::shared_ptr<Convolution> make_convolution(const ConvShape& s) {
     using namespace dnnl;
-    const auto description = choose(s);
+    const auto description = first_fast(s.bfloat16, [&](bool nhwc, bool half) { return describe(s, nhwc, half); });
     auto c = std::make_shared<Convolution>();
     c->run = convolution_forward(description);
     c->weights_layout = description.weights_desc();
     c->weights = memory(description.weights_desc(), cpu(), DNNL_MEMORY_NONE);
     c->bias = memory(description.bias_desc(), cpu(), DNNL_MEMORY_NONE);
-    c->outer_in = memory(s.in(), cpu(), DNNL_MEMORY_NONE);
-    c->outer_out = memory(s.out(), cpu(), DNNL_MEMORY_NONE);
-    c->reorder_in = description.src_desc() != s.in();
-    c->reorder_out = description.dst_desc() != s.out();
+    const auto in = s.in_map(s.bfloat16), out = s.out_map(s.out_bfloat16);
+    c->outer_in = memory(in, cpu(), DNNL_MEMORY_NONE);
+    c->outer_out = memory(out, cpu(), DNNL_MEMORY_NONE);
+    c->reorder_in = description.src_desc() != in;
+    c->reorder_out = description.dst_desc() != out;
     c->slow = is_slow(description);
     if (c->reorder_in) {
         c->inner_in = memory(description.src_desc(), cpu(), DNNL_MEMORY_NONE);
@@ -148,24 +149,28 @@ inline std::shared_ptr<Convolution> make_convolution(const ConvShape& s) {
     return c;
 }
 
-// The primitive for a shape; the least recently used one goes when there are too many. The caller holds the lock.
-inline std::shared_ptr<Convolution> find_convolution(const ConvShape& shape) {
-    typedef std::pair<std::vector<int>, std::shared_ptr<Convolution>> Entry;
+// What was made for a key; the least recently used one goes when there are too many. The caller holds the lock.
+template <class Made, class Make>
+inline std::shared_ptr<Made> remembered(const std::vector<int>& key, const Make& make) {
+    typedef std::pair<std::vector<int>, std::shared_ptr<Made>> Entry;
     static std::list<Entry> by_age;  // newest first
-    static std::map<std::vector<int>, std::list<Entry>::iterator> by_shape;
-    const auto key = shape.key();
-    const auto found = by_shape.find(key);
-    if (found != by_shape.end()) {
+    static std::map<std::vector<int>, typename std::list<Entry>::iterator> by_key;
+    const auto found = by_key.find(key);
+    if (found != by_key.end()) {
         by_age.splice(by_age.begin(), by_age, found->second);
         return by_age.front().second;
     }
-    by_age.emplace_front(key, make_convolution(shape));
-    by_shape[key] = by_age.begin();
+    by_age.emplace_front(key, make());
+    by_key[key] = by_age.begin();
     if (by_age.size() > kMaxPrimitives) {
-        by_shape.erase(by_age.back().first);
+        by_key.erase(by_age.back().first);
         by_age.pop_back();
     }
     return by_age.front().second;
+}
+
+inline std::shared_ptr<Convolution> find_convolution(const ConvShape& shape) {
+    return remembered<Convolution>(shape.key(), [&] { return make_convolution(shape); });
 }
 
 // What identifies the layout of packed weights, as 24 bits, which a float32 holds exactly.

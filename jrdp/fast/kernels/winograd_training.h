@@ -8,29 +8,6 @@
 
 namespace jrdp_fast {
 
-// [n, rows, columns] -> [n, columns, rows]: between NCHW and NHWC.
-inline void transpose(const float* in, int n, int rows, int columns, float* out) {
-    const int side = 16;
-    const int row_blocks = (rows + side - 1) / side;
-    const int64_t size = (int64_t)rows * columns;
-#pragma omp parallel for collapse(2)
-    for (int image = 0; image < n; image++)
-        for (int block = 0; block < row_blocks; block++) {
-            const int top = block * side, height = std::min(side, rows - top);
-            const float* from = in + image * size + (int64_t)top * columns;
-            float* to = out + image * size + top;
-            for (int left = 0; left < columns; left += side) {
-                const int width = std::min(side, columns - left);
-                if (height == side && width == side)
-                    for (int x = 0; x < side; x++)
-                        for (int y = 0; y < side; y++) to[(int64_t)(left + x) * rows + y] = from[(int64_t)y * columns + left + x];
-                else
-                    for (int x = 0; x < width; x++)
-                        for (int y = 0; y < height; y++) to[(int64_t)(left + x) * rows + y] = from[(int64_t)y * columns + left + x];
-            }
-        }
-}
-
 // G g along one direction
 inline void weight_transform(const Lanes g[3], Lanes t[6]) {
     const Lanes even = (g[0] + g[2]) * (-1.f / 6), odd = g[1] * (1.f / 6);
