@@ -79,24 +79,41 @@ def _as_ctrl_c(received: list[int]) -> Iterator[None]:
     """Within, SIGTERM and SIGHUP unwind the command as Ctrl-C does, so that temporary files go and children end.
 
     Their numbers are added to `received`. A signal that is ignored (nohup) or handled already stays so; only the main
-    thread can take signals.
+    thread can take signals. Children that are forked end at once, as if nothing were taken: a pool of `multiprocessing`
+    (Jittor compiles with one) ends its workers by SIGTERM, and one that has just been woken from waiting for the pool's
+    lock would wait again before Python saw the signal, and its parent for ever.
     """
 
     def interrupt(number: int, _frame) -> None:
         received.append(number)
         raise KeyboardInterrupt
 
-    taken = []
+    taken: list[int] = []
     if threading.current_thread() is threading.main_thread():
         numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
         taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, interrupt)
+    _of_this_process.update(taken)
     try:
         yield
     finally:
+        _of_this_process.difference_update(taken)
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+
+
+_of_this_process: set[int] = set()  # the signals that are taken, and not in a forked child
+
+
+def _give_back_in_child() -> None:
+    for number in _of_this_process:
+        signal.signal(number, signal.SIG_DFL)
+    _of_this_process.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_back_in_child)
 
 
 def _interrupted(received: list[int]) -> int:

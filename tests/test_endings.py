@@ -63,6 +63,25 @@ def test_a_signal_unwinds_the_command(capsys, tmp_path, name, code):
     assert signal.getsignal(getattr(signal, name)) is signal.SIG_DFL and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_forked_child_is_ended_by_the_signal_itself(name):
+    """Nothing of Python's has to run in it, which may be waiting for a lock of its parent's."""
+    number, ended_by = getattr(signal, name), []
+
+    def command():
+        child = os.fork()
+        if not child:
+            try:
+                signal.raise_signal(number)
+            finally:
+                os._exit(0)
+        ended_by.append(os.waitpid(child, 0)[1])
+        assert signal.getsignal(number) is not signal.SIG_DFL
+
+    assert endings.run(command) == 0
+    assert os.WIFSIGNALED(ended_by[0]) and os.WTERMSIG(ended_by[0]) == number
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     """`nohup jrdp train ...` goes on when its terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
