@@ -26,7 +26,7 @@
 #   GPU_DATA        data.root of the training with ecssd/ and coco_salient/; default shared/data, here or beside here
 #   GPU_BACKBONE    ImageNet weights for the training, default weights/r50_imagenet.safetensors
 #   GPU_ITERATIONS  of train, default 9000; GPU_STEPS: of curves, default GPU_ITERATIONS
-#   GPU_TWIN        device of the PyTorch twin in parity and curves, default cuda; cpu for a torch without CUDA
+#   GPU_TWIN        device of the PyTorch twin in parity, speed and curves, default cuda; cpu for a torch without CUDA
 #   GPU_SETTINGS    more --set of curves and train, for example 'input.min_size=64 input.max_size=96 solver.batch_size=2';
 #                   those of model and input are parity's too
 #
@@ -161,9 +161,9 @@ part_parity_fast() {
 }
 
 part_speed() {
-    local status=0
-    also jrdp compare speed --device cuda --training --rounds "${GPU_ROUNDS:-30}" --out "$out/speed"
-    also jrdp compare speed --device cuda --tf32 --training --rounds "${GPU_ROUNDS:-30}" --out "$out/speed_tf32"
+    local status=0 timed=(--device cuda --twin-device "$twin" --training)
+    also jrdp compare speed "${timed[@]}" --rounds "${GPU_ROUNDS:-30}" --out "$out/speed"
+    also jrdp compare speed "${timed[@]}" --tf32 --rounds "${GPU_ROUNDS:-30}" --out "$out/speed_tf32"
     return "$status"
 }
 

@@ -76,7 +76,7 @@ def test_verdicts_are_kept_over_several_calls(check):
     done = check("doctor", "tests")
     assert done.returncode == 1, done.stdout + done.stderr
     assert runs(check) == [("doctor", "FAILED", "no operator works"), ("tests", "ok", "7 passed")]
-    done = check("speed", GPU_SECONDS=1)
+    done = check("speed", GPU_SECONDS=1, GPU_TWIN="cpu")
     assert done.returncode == 3, done.stdout + done.stderr
     assert runs(check)[2][:2] == ("speed", "unfinished")
     rows = {line.split()[0]: line.split()[1] for line in (check.folder / "out" / "table.txt").read_text().splitlines()}
@@ -84,7 +84,7 @@ def test_verdicts_are_kept_over_several_calls(check):
     asked = (check.folder / "asked").read_text()
     assert "pytest" in asked and "tests/ops -m not gpu" in asked
     # The first of the two speeds used up the time, so the second was not begun.
-    assert asked.count("compare speed") == 1
+    assert asked.count("compare speed --device cuda --twin-device cpu --training --rounds 30") == asked.count("compare speed") == 1
 
 
 def test_a_training_that_was_stopped_is_continued(check):

@@ -220,6 +220,7 @@ def speed(
     weights: Optional[Path] = WeightsOption,
     twin_python: str = TwinPythonOption,
     device: str = DeviceOption,
+    twin_device: Optional[str] = TwinDeviceOption,
     threads: Optional[int] = ThreadsOption,
     seed: int = SeedOption,
     engine: str = EngineOption,
@@ -227,14 +228,15 @@ def speed(
     compiled: bool = typer.Option(False, "--compiled", help="The twin compiled with frozen weights, not eager."),
     most: Optional[float] = typer.Option(None, "--most", help="Fail when the network's ratio is above this."),
 ) -> None:
-    """Both frameworks in turn in one run on the same device, part by part: medians, ratios, spread, memory."""
+    """Both frameworks in turn in one run, part by part, on one device unless asked: medians, ratios, spread, memory."""
     from jrdp.comparison.timing.speed import compare_speed
 
     if len(images) > 1 or any(path.is_dir() for path in images):
         raise UserError("--images of compare speed takes one picture")
     refuse_unused_settings("compare speed", settings)
     options = Options(
-        config, settings, weights, None, twin_python, device, threads, seed, engine=engine, tf32=tf32
+        config, settings, weights, None, twin_python, device, threads, seed, engine=engine, tf32=tf32,
+        twin_device=twin_device,
     ).checked()
     pictures = _pictures(images) if images else []
     passed = compare_speed(options, pictures, out, rounds, training, compiled, most)

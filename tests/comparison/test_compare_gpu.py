@@ -9,6 +9,7 @@ from twin_python import TWIN_PYTHON
 from jrdp.comparison.gradients import compare_gradients
 from jrdp.comparison.layers import compare_layers
 from jrdp.comparison.pair import Options
+from jrdp.comparison.timing.speed import compare_speed
 from jrdp.comparison.training import compare_training
 from jrdp.dataset_tools.sample import write_sample
 
@@ -43,3 +44,16 @@ def test_gradients_and_training(both_frameworks, tmp_path):
     assert compare_training(options(), data, tmp_path / "training", steps=2, print_line=said.append), said
     report = report_of(tmp_path / "training")
     assert len(report["steps"]) == 2 and report["parameters"]["travelled"] > 0
+
+
+def test_speed_with_the_training_step(both_frameworks, tmp_path):
+    """Every part runs on both sides; the report says on which device each, and what of the card's memory was taken."""
+    Image.radial_gradient("L").convert("RGB").save(tmp_path / "picture.png")
+    said = []
+    assert compare_speed(options(threads=1), [tmp_path / "picture.png"], tmp_path, rounds=1, training=True, print_line=said.append)
+    report = report_of(tmp_path)
+    assert "device cuda and the twin on cpu" in report["conditions"]
+    assert {"backbone", "paste", "network", "detect", "training step"} <= set(report["seconds"])
+    assert all(len(took) == 1 and took[0] > 0 for part in report["seconds"].values() for took in part.values() if took)
+    assert report["memory_mib"]["jittor"]["device"] > 100 and "device" not in report["memory_mib"]["torch"]
+    assert any(line.startswith("device ") or "\ndevice " in line for line in said), said

@@ -1,4 +1,4 @@
-"""`jrdp compare speed`: both frameworks in turn in one run, part by part, on the same device and input."""
+"""`jrdp compare speed`: both frameworks in turn in one run, part by part, on the same input and, unless asked, device."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def compare_speed(
     conditions = (
         f"one picture of {height}x{width}, {ROIS} RoIs, {options.threads} threads on each side, "
         f"{rounds} rounds in turn after {WARM_UP} warm-up runs, device {options.device}"
-        f"{' with TF32' if options.tf32 else ''}, "
+        f"{' with TF32' if options.tf32 else ''}"
+        f"{'' if options.same_device else f' and the twin on {options.device_of_twin}'}, "
         f"Jittor {options.engine}, PyTorch {mode}; {versions_text(versions)}"
     )
     report.text(conditions)
@@ -69,8 +70,8 @@ def compare_speed(
     report.table(columns, cells)
     report.text("ratio: Jittor's time over PyTorch's, the median of the rounds; least and most: of the rounds.")
     report.heading("Peak memory")
-    kinds = list(memory["torch"])
-    memory_rows = [[kind, memory["jittor"].get(kind, "-"), memory["torch"][kind]] for kind in kinds]
+    kinds = list(memory["jittor"] | memory["torch"])
+    memory_rows = [[kind, *(memory[side].get(kind, "-") for side in ("jittor", "torch"))] for kind in kinds]
     report.table(["MiB", "Jittor", "PyTorch"], memory_rows)
     report.write(out, {"conditions": conditions, "parts": rows, "seconds": seconds, "memory_mib": memory})
     print_line(conditions)
