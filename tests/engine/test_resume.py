@@ -143,7 +143,7 @@ def way_apart(one, other, start):
 def resumed_on(device, sample, folder, iterations):
     """(worst relative loss difference, distance of the parameters, that of a run with other data) of a resumed run."""
     whole, killed, start, other = (folder / name for name in ("whole", "killed", "start", "other"))
-    slow = ["--set", "solver.base_lr=0.0002"]  # from scratch, the recipe's rate diverges within 12 iterations
+    slow = ["--set", "solver.base_lr=0.0001"]  # from scratch, the recipe's rate diverges, and a higher one magnifies rounding
     run(command(sample, whole, *slow, device=device, iterations=iterations))
     standing = ["--set", "solver.base_lr=1e-30", "--set", "solver.max_iterations=1", "--set", "solver.steps=[1]"]
     run(command(sample, start, *standing, device=device, iterations=iterations))
@@ -159,8 +159,13 @@ def resumed_on(device, sample, folder, iterations):
 
 @pytest.mark.gpu
 def test_resumed_on_a_gpu_ends_near_the_uninterrupted_run(sample, tmp_path, record_property):
-    """Jittor has no switch for determinism on a GPU (sums by atomics, cuDNN's algorithms chosen by their time)."""
-    loss, way, other_way = resumed_on("cuda", sample, tmp_path, 12)
+    """Jittor has no switch for determinism on a GPU (sums by atomics, cuDNN's algorithms chosen by their time).
+
+    The runs are short, because a network that starts from scratch magnifies the last bit of a sum ten- to several
+    hundredfold in every iteration, by the boxes it chooses: eight iterations after the resumption, at twice the rate and
+    with each kernel's blocks in another random order, the losses of two right runs were 20 % apart.
+    """
+    loss, way, other_way = resumed_on("cuda", sample, tmp_path, 6)
     record_property("worst loss difference", loss)
     record_property("parameters apart", way)
     record_property("parameters apart with other data", other_way)
