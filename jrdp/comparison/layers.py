@@ -11,7 +11,7 @@ from jrdp.comparison.exchange import load_arrays, save_arrays, save_batch
 from jrdp.comparison.floor import FACTOR, FLOOR, Verdict, judge, weigh, worst
 from jrdp.comparison.found import PIXEL_FLOOR, compare_found
 from jrdp.comparison.measures import difference
-from jrdp.comparison.pair import Options, Pair, open_pair
+from jrdp.comparison.pair import Options, Pair, open_pair, refuse_idle_precision
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.files import make_folder
@@ -44,6 +44,7 @@ def compare_layers(
     limits = {"box": box_tolerance, "score": score_tolerance, "mask": mask_tolerance}
     results = []
     with open_pair(options) as pair:
+        refuse_idle_precision(pair.config, pair.engine)
         make_folder(out)  # a folder that cannot be written to is noticed before the work
         for path in pictures:
             results.append(_compare_picture(pair, path, tolerance, limits))

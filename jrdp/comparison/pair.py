@@ -169,6 +169,12 @@ def open_pair(options: Options) -> Iterator[Pair]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def refuse_idle_precision(config: Config, engine: str) -> None:
+    """Raise `UserError` for a precision of prediction that only the fast engine has, where another one predicts."""
+    if config.test.precision == "bfloat16" and engine != "fast":
+        raise UserError("test.precision=bfloat16 has no effect with --engine plain: use --engine fast, or leave it out")
+
+
 def resolve_config(file, options: Options) -> Config:
     """The configuration given, else the one in the weight file, else what its tensors tell, else the defaults.
 

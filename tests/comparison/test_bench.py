@@ -40,6 +40,8 @@ def test_ratios_are_medians_of_rounds():
 def test_bad_options_are_named(tmp_path):
     with pytest.raises(UserError, match="--engine 'quick'"):
         run_bench(BenchOptions(engine="quick"), tmp_path)
+    with pytest.raises(UserError, match="test.precision=bfloat16 has no effect with --engine plain"):
+        run_bench(BenchOptions(engine="plain", settings=["test.precision=bfloat16"]), tmp_path / "out")
     with pytest.raises(UserError, match="cannot start"):
         run_bench(BenchOptions(twin_python=str(tmp_path / "none")), tmp_path)
     assert not (tmp_path / "bench.json").exists()

@@ -17,6 +17,7 @@ from PIL import Image
 
 from jrdp import interchange
 from jrdp.comparison.exchange import load_arrays, save_arrays, save_batch
+from jrdp.comparison.pair import refuse_idle_precision
 from jrdp.comparison.process import Worker
 from jrdp.comparison.report import machine, text_table
 from jrdp.comparison.synthetic import disc_masks, synthetic_state
@@ -92,6 +93,7 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
     config = load_config(options.config, options.settings) if file is None else config_of(
         file, options.config, options.settings
     )
+    refuse_idle_precision(config, options.engine)
     problem = unsupported(config.model) if options.onnxruntime else None
     if problem is not None:
         raise UserError(f"--onnxruntime: this network cannot be exported to ONNX: {problem}")

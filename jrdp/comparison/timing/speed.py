@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jrdp.comparison.exchange import save_arrays, save_batch
-from jrdp.comparison.pair import Options, Pair, open_pair
+from jrdp.comparison.pair import Options, Pair, open_pair, refuse_idle_precision
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.files import make_folder
@@ -36,6 +36,7 @@ def compare_speed(
     options.threads, options.timing = options.threads or os.cpu_count(), True
     report = Report("Speed: Jittor against PyTorch")
     with open_pair(options) as pair:
+        refuse_idle_precision(pair.config, pair.engine)
         make_folder(out)  # a folder that cannot be written to is noticed before the work
         batch, rois = pair.folder / "batch.npz", pair.folder / "rois.npz"
         images, targets = _input(pair, pictures)
@@ -60,7 +61,8 @@ def compare_speed(
         f"{rounds} rounds in turn after {WARM_UP} warm-up runs, device {options.device}"
         f"{' with TF32' if options.tf32 else ''}"
         f"{'' if options.same_device else f' and the twin on {options.device_of_twin}'}, "
-        f"Jittor {options.engine}, PyTorch {mode}; {versions_text(versions)}"
+        f"Jittor {options.engine}{' in bfloat16' if pair.config.test.precision == 'bfloat16' else ''}, "
+        f"PyTorch {mode}; {versions_text(versions)}"
     )
     report.text(conditions)
     columns = ["part", "Jittor ms", "PyTorch ms", "ratio", "least", "most"]
