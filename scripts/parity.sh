@@ -16,9 +16,10 @@
 #   PARITY_DATASET    the images:annotations.json, or sample, of the training batches and of the return trip; default sample
 #   PARITY_BATCHES    training batches whose gradients are compared, default 4
 #   PARITY_STEPS      of the training comparison, default 6
-#   PARITY_WHOLE      words for a whole training in both frameworks, such as "--config configs/small_cpu.yaml --steps 600";
-#                     default none, as it takes half an hour and more; interrupted, it goes on from the last
-#                     train.checkpoint_period
+#   PARITY_WHOLE      words for a whole training in both frameworks, such as "--config configs/small_cpu.yaml --steps 600
+#                     --seeds 1 --seeds 2"; default none, as it takes an hour and more; interrupted, it goes on from the
+#                     last train.checkpoint_period. It has a document of its own, parity_training.md beside PARITY_DOCUMENT
+#   PARITY_WHOLE_ABOUT   a sentence on its data, for that document
 #   PARITY_ABOUT      what the weights are, for the document; default: what their file says of the training
 #   PARITY_THREADS    of each side, default all cores
 #   PARITY_ONLY       a regular expression: run only the commands of this name, and write no document
@@ -105,7 +106,10 @@ for seed in $(seq 1 "$batches"); do
 done
 compare training 0 training --weights "$weights" --dataset "$dataset" --steps "${PARITY_STEPS:-6}"
 # shellcheck disable=SC2086  # words on purpose
-[ -z "${PARITY_WHOLE:-}" ] || compare whole 0 training $PARITY_WHOLE --evaluate
+if [ -n "${PARITY_WHOLE:-}" ]; then
+    compare whole 0 training $PARITY_WHOLE --evaluate
+    [ ! -f "$out/whole/exit" ] || "$python" scripts/parity_document.py whole "$out" "$(dirname "$document")/parity_training.md" || exit
+fi
 
 mapfile -t tested <"$out/inputs/tested"
 jrdp trip_jittor 0 test --weights "$weights" "${tested[@]:1}"

@@ -1,7 +1,8 @@
-"""The work of scripts/parity.sh that is not running commands: its inputs, and docs/parity.md from the reports.
+"""The work of scripts/parity.sh that is not running commands: its inputs, and the documents from the reports.
 
     python scripts/parity_document.py inputs OUT WEIGHTS PICTURES COUNT DATASET
     python scripts/parity_document.py write OUT DOCUMENT
+    python scripts/parity_document.py whole OUT DOCUMENT
 
 The sentences of the document are below; every figure in it comes from a report, a log or an exit code in OUT.
 """
@@ -494,5 +495,9 @@ if __name__ == "__main__":
         inputs(Path(given[0]), Path(given[1]), Path(given[2]), int(given[3]), given[4])
     elif mode == "write" and len(given) == 2:
         write(Path(given[0]), Path(given[1]))
+    elif mode == "whole" and len(given) == 2:
+        from parity_training import whole_training
+
+        whole_training(Path(given[0]), Path(given[1]))
     else:
         sys.exit(__doc__)

@@ -2,14 +2,17 @@
 
     python scripts/parity_training.py OUT [--settings 'WORDS']
 
-OUT holds `gradients1`, `gradients2`, ... and `training`, and maybe `whole`: the --out folders of those commands. Prints
-Markdown; every figure comes from a report.json. WORDS are shown in the commands after --weights.
+OUT holds `gradients1`, `gradients2`, ... and `training`: the --out folders of those commands. Prints Markdown; every figure
+comes from a report.json. WORDS are shown in the commands after --weights. `whole_training` makes docs/parity_training.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
+import os
+import re
 from pathlib import Path
 
 
@@ -84,7 +87,7 @@ def gradients_chapter(out: Path, settings: str) -> list[str]:
 
 
 def training_chapter(out: Path, settings: str) -> list[str]:
-    """Lines of chapter 6; without a whole training where there is none in `out`."""
+    """Lines of chapter 6."""
     report = _report(out / "training")
     steps = len(report["steps"])
     shares = report["parameters"]
@@ -107,10 +110,47 @@ def training_chapter(out: Path, settings: str) -> list[str]:
         f"Each with its own decisions, Jittor and PyTorch in float32: total loss {_short(max(report['total_loss_errors']))} "
         f"apart at the worst step, parameters {_short(shares['own_apart'])} of the way travelled.",
         "",
+        "A whole training in both frameworks, and the AP of what comes out, is in [parity_training.md](parity_training.md).",
+        "",
     ]
-    if (out / "whole" / "report.json").is_file():
-        lines += _whole(_report(out / "whole"))
     return lines
+
+
+def whole_training(out: Path, document: Path) -> None:
+    """Write the document on the whole training of OUT/whole, and its loss curves beside it, a PNG for each seed.
+
+    What is told of the inputs is PARITY_WHOLE_ABOUT, where it is set.
+    """
+    report = _report(out / "whole")
+    page = (out / "whole" / "report.html").read_text(encoding="utf-8")
+    curves = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    if len(curves) != len(report["seeds"]):
+        raise SystemExit(f"{out / 'whole' / 'report.html'} has {len(curves)} pictures for {len(report['seeds'])} seeds")
+    versions = re.search(r"jittor [\w.+]+(, torch [\w.+]+)?", page)
+    figures = []
+    for seed, curve in zip(report["seeds"], curves):
+        picture = document.with_name(f"{document.stem}_seed{seed}.png")
+        picture.write_bytes(base64.b64decode(curve))
+        figures += [f"![Losses of seed {seed}: Jittor thin over PyTorch broad, mean of 10 steps]({picture.name})", ""]
+    lines = [
+        "# A whole training in both frameworks",
+        "",
+        "*Written by `bash scripts/parity.sh` with PARITY_WHOLE: every figure comes from the report of the command below.*",
+        "",
+        "Jittor and the PyTorch twin train from one start and in one order of data, mirroring included, each with its own",
+        "decisions. Rounding makes any two trainings part after some hundred steps, so there is nothing that the end should be",
+        "equal to: the losses are set beside their own scatter, and AP beside what another seed changes. What must be equal is",
+        "each loss of the first step, and the AP of one set of weights in both frameworks.",
+        "",
+        *_whole(report),
+        *figures,
+        f"Verdict: {'equal' if report['passed'] else 'over: ' + '; '.join(report['failures'])}. Measured with "
+        f"{versions.group(0) if versions else 'unknown versions'}, on {report['machine']}.",
+    ]
+    about = os.environ.get("PARITY_WHOLE_ABOUT")
+    lines[4:4] = [about, ""] if about else []
+    document.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"document: {document}")
 
 
 def _whole(report: dict) -> list[str]:

@@ -80,6 +80,32 @@ def test_the_rounding_of_plain_sums_is_shown_beside_the_frameworks(document, tmp
     assert "| 4 | 3e-07 | 7e-08 | 4e-07 | 6e-08 |" in lines and "    python scripts/parity_sums.py torch" in lines
 
 
+def test_a_whole_training_has_a_document_with_its_curves(document, monkeypatch, tmp_path):
+    def metrics(value):
+        return {"val": {kind: {"AP": value, "AP50": 0.9, "AP70": 0.8} for kind in ("bbox", "segm")}}
+
+    report = {
+        "title": "", "passed": True, "failures": [], "machine": "a machine", "steps": 600, "seeds": [3], "config": "c.yaml",
+        "settings": ["data.root=/home/x"], "weights": "start.pth", "pictures_per_step": 4, "size": [128, 192],
+        "losses": [{"seed": 3, "loss": "total", "Jittor": 1.25, "PyTorch": 1.5, "difference": -0.25, "scatter": 0.125}],
+        "spread": [{"set": "val", "of": "segm", "measure": "AP", "Jittor": 0.5, "PyTorch": 0.25, "difference": 0.25, "gap": "one seed"}],
+        "metrics": {"3": {"jittor": {"jittor": metrics(0.5), "torch": metrics(0.4375)}}},
+    }  # fmt: skip
+    done(tmp_path, "whole", "jrdp compare training", report=report)
+    page = tmp_path / "whole" / "report.html"
+    page.write_text('jittor 1.3.11, torch 2.13.0 <img alt="x" src="data:image/png;base64,aGFsbG8=">')
+    script = [sys.executable, str(ROOT / "scripts" / "parity_document.py"), "whole", str(tmp_path), str(tmp_path / "t.md")]
+    monkeypatch.setenv("PARITY_WHOLE_ABOUT", "What it was.")
+    subprocess.run(script, check=True)
+    text = (tmp_path / "t.md").read_text()
+    assert (tmp_path / "t_seed3.png").read_bytes() == b"hallo" and "(t_seed3.png)" in text and "What it was." in text
+    assert "| 3 | total | 1.2500 | 1.5000 | -0.2500 | 0.1250 |" in text and "at most 0.062 apart" in text
+    assert "--config c.yaml --weights start.pth --set data.root=DATA --steps 600 --evaluate --seeds 3" in text
+    assert "/home/x" not in text and "torch 2.13.0" in text and "Verdict: equal" in text
+    page.write_text("no picture")
+    assert subprocess.run(script, capture_output=True).returncode == 1
+
+
 def test_one_float32_chain_is_rougher_than_eight():
     words = [sys.executable, str(ROOT / "scripts" / "parity_sums.py")]
     done = subprocess.run([*words, "chains"], capture_output=True, text=True, check=True)
