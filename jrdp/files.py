@@ -292,7 +292,8 @@ def read_json(path: str | Path, what: str) -> Any:
         raise UserError(f"the {what} {path} is not valid JSON: {no_json(data) or error}") from error
 
 
-_NO_JSON = (
+# What people take for a file of another kind, by how it begins.
+LIKELY_MISTAKES = (
     (b"\x1f\x8b", "it is compressed with gzip: unpack it first"),
     (b"PK\x03\x04", "it is a zip file: unpack it first"),
     (b"version https://git-lfs", "it is a pointer of git-lfs: fetch the file itself with `git lfs pull`"),
@@ -301,10 +302,10 @@ _NO_JSON = (
 
 
 def no_json(data: bytes) -> str | None:
-    """What a file is that people take for JSON, by how it begins; None for anything else."""
+    """Why `data` is no JSON, where it is one of the likely mistakes; None for anything else."""
     if not data.strip():
         return "it is empty"
-    return next((reason for start, reason in _NO_JSON if data.lstrip().startswith(start)), None)
+    return next((reason for start, reason in LIKELY_MISTAKES if data.lstrip().startswith(start)), None)
 
 
 def make_folder(folder: str | Path) -> Path:

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from jrdp.config import InputConfig
 from jrdp.data.augmentation import Look, change_colours
+from jrdp.data.other_formats import HEIC_SUFFIXES, can_read_heic, open_picture, refuse_large
 from jrdp.errors import UserError
 from jrdp.files import refuse_special
 from jrdp.structures import ImageBatch
@@ -66,12 +67,8 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
     """
     refuse_special(path)
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
-                raise UserError(
-                    f"cannot read image {path}: {image.width}x{image.height} pixels are more than the limit of "
-                    f"{Image.MAX_IMAGE_PIXELS}; shrink the picture first"
-                )
+        with open_picture(path) as image:
+            refuse_large(path, image.width, image.height)
             if ImageFile.LOAD_TRUNCATED_IMAGES:
                 raise UserError(
                     f"cannot read image {path} safely: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process and "
@@ -86,7 +83,7 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
             "picture first"
         ) from error
     except UnidentifiedImageError as error:
-        raise UserError(f"cannot read image {path}: it is not an image that Pillow knows") from error
+        raise UserError(f"cannot read image {path}: {error}") from error
     except FileNotFoundError as error:
         raise UserError(f"cannot read image {path}: no such file") from error
     except IsADirectoryError as error:
@@ -108,7 +105,9 @@ def decoded(image: Image.Image, mode: Optional[str] = "RGB", upright: bool = Fal
 
 
 def is_readable(suffix: str) -> bool:
-    """Whether Pillow here has a decoder for files that end like this (".jpg")."""
+    """Whether there is a decoder here for files that end like this (".jpg")."""
+    if suffix.lower() in HEIC_SUFFIXES and can_read_heic():
+        return True
     return Image.registered_extensions().get(suffix.lower()) in Image.OPEN
 
 

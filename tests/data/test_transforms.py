@@ -147,7 +147,7 @@ def _bomb(width, height):
     "name, content, words",
     [
         ("text.jpg", b"this is not a picture", "not an image"),
-        ("empty.png", b"", "not an image"),
+        ("empty.png", b"", "it is empty"),
         ("warned_about.png", _bomb(10000, 10000), "limit"),
         ("bomb.png", _bomb(60000, 60000), "twice the limit"),
     ],
