@@ -8,6 +8,7 @@ Ctrl-C, 143 by SIGTERM (what batch systems and `docker stop` send), 129 by SIGHU
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import shutil
@@ -94,6 +95,7 @@ def _as_ctrl_c(received: list[int]) -> Iterator[None]:
         taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, interrupt)
+    _give_back_in_children()
     _of_this_process.update(taken)
     try:
         yield
@@ -106,14 +108,15 @@ def _as_ctrl_c(received: list[int]) -> Iterator[None]:
 _of_this_process: set[int] = set()  # the signals that are taken, and not in a forked child
 
 
-def _give_back_in_child() -> None:
-    for number in _of_this_process:
-        signal.signal(number, signal.SIG_DFL)
-    _of_this_process.clear()
+@functools.lru_cache(maxsize=None)  # once: what is registered stays, and does nothing while no signal is taken
+def _give_back_in_children() -> None:
+    def give_back() -> None:
+        for number in _of_this_process:
+            signal.signal(number, signal.SIG_DFL)
+        _of_this_process.clear()
 
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_give_back_in_child)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=give_back)
 
 
 def _interrupted(received: list[int]) -> int:
