@@ -45,8 +45,17 @@ def test_interrupted_is_130(capsys):
     assert (code, text) == (130, "jrdp: interrupted\n")
 
 
+@pytest.fixture
+def taken_as_usual():
+    """SIGTERM and SIGHUP end a process, also where the tests themselves are run by nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_unwinds_the_command(capsys, tmp_path, name, code):
+def test_a_signal_unwinds_the_command(capsys, tmp_path, taken_as_usual, name, code):
     """What the command has in hand is put down, then the code is the one that the signal alone would have given."""
     put_down = []
 
@@ -64,7 +73,7 @@ def test_a_signal_unwinds_the_command(capsys, tmp_path, name, code):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_forked_child_is_ended_by_the_signal_itself(name):
+def test_a_forked_child_is_ended_by_the_signal_itself(taken_as_usual, name):
     """Nothing of Python's has to run in it, which may be waiting for a lock of its parent's."""
     number, ended_by = getattr(signal, name), []
 

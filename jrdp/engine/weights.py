@@ -20,7 +20,7 @@ BACKBONE = "backbone.body."
 
 def is_backbone_only(file: WeightFile) -> bool:
     """Whether the file holds an (ImageNet) backbone and nothing else."""
-    return all(name.startswith(BACKBONE) for name in file.tensors)
+    return bool(file.tensors) and all(name.startswith(BACKBONE) for name in file.tensors)
 
 
 def refuse_backbone_alone(file: WeightFile) -> None:

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 from jrdp import interchange
 from jrdp.config import Config
 from jrdp.engine.start import read_start
-from jrdp.engine.weights import config_of
+from jrdp.engine.weights import config_of, is_backbone_only
 from jrdp.errors import UserError
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
@@ -63,3 +63,7 @@ def test_a_backbone_that_could_start_a_training_is_asked_for_its_preprocessing(t
         assert "it looks like ResNet-18 alone" in str(refused.value)
     else:
         assert "was made for another preprocessing than the config: use --set input.channel_order=rgb" in str(refused.value)
+
+
+def test_a_file_without_tensors_is_no_backbone():
+    assert not is_backbone_only(interchange.WeightFile({}))
