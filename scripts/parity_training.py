@@ -15,8 +15,6 @@ import os
 import re
 from pathlib import Path
 
-import yaml
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,7 +156,7 @@ def whole_training(out: Path, document: Path) -> None:
 def _whole(report: dict) -> list[str]:
     seeds = report["seeds"]
     words = [f"--config {report['config']}"] if report["config"] else []
-    words += [f"--weights {report['weights']}"] if report["weights"] and not _named_by_configuration(report) else []
+    words += [f"--weights {report['weights']}"] if report["weights"] and not report["weights_of_config"] else []
     words += [f"--set {'data.root=DATA' if s.startswith('data.root=') else s}" for s in report["settings"]]
     lines = [
         f"A training in both frameworks, then both tested: {report['steps']} steps of {report['pictures_per_step']} pictures of "
@@ -199,15 +197,6 @@ def _whole(report: dict) -> list[str]:
         "",
     ]
     return lines
-
-
-def _named_by_configuration(report: dict) -> bool:
-    """Whether the configuration's own `train.weights` is the start, so that the command need not name it."""
-    config = Path(__file__).resolve().parent.parent / (report["config"] or "")
-    if not config.is_file():
-        return False
-    named = yaml.safe_load(config.read_text(encoding="utf-8")).get("train", {}).get("weights")
-    return named is not None and Path(named).stem == Path(report["weights"]).stem
 
 
 def _places(reports: list[dict]) -> list[str]:

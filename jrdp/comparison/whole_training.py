@@ -55,7 +55,8 @@ def compare_whole_training(
     `return_tolerance` in the two frameworks. What the trainings end with is reported beside the seeds' spread; it is
     not judged, as there is nothing that it should be equal to.
     """
-    if options.weights is None:
+    given = options.weights
+    if given is None:
         named = load_config(options.config, options.settings).train.weights
         options = dataclasses.replace(options, weights=None if named is None else locate(named))
     report = Report(f"A training of {steps} steps in Jittor and in PyTorch, {len(seeds)} seed(s)")
@@ -106,6 +107,7 @@ def compare_whole_training(
             "config": None if options.config is None else str(options.config),
             "settings": options.settings,
             "weights": None if options.weights is None else options.weights.name,
+            "weights_of_config": given is None and options.weights is not None,
             "pictures_per_step": config.solver.batch_size,
             "size": [config.input.min_size, config.input.max_size],
             "losses": [dict(zip(loss_columns, row)) for row in loss_rows],
