@@ -147,7 +147,8 @@ def _train(
     batches = training_batches(pair.config, datasets, seed, remaining, pair.folder, first=len(history))
     for step, batch in enumerate(batches, start=len(history) + 1):
         losses = {"jittor": pair.jittor.ask("step", batch=str(batch), iteration=step)}
-        losses["torch"] = pair.torch.ask("step", batch=str(batch), iteration=step)
+        # Nothing but time differs: what the released network also sends through the mask head does not train it.
+        losses["torch"] = pair.torch.ask("step", batch=str(batch), iteration=step, only_positive=True)
         history.append({"step": step, **losses})
         if step % pair.config.train.log_period == 0 or step == steps:
             both = ", ".join(f"{_mean_total(history[-10:], side):.4f} ({NAMES[side]})" for side in SIDES)

@@ -210,12 +210,14 @@ class TorchBackend:
             twin_train.update(solver, self.config.solver, iteration)
         return answer
 
-    def step(self, batch: str, iteration: int, precision: str | None = None) -> dict[str, float]:
-        """One SGD step; returns the four losses before it."""
+    def step(
+        self, batch: str, iteration: int, precision: str | None = None, only_positive: bool = False
+    ) -> dict[str, float]:
+        """One SGD step; returns the four losses before it. only_positive: see `twin.train.losses`."""
         network = self.network(precision)
         images, sizes, targets = self._batch(batch, network.dtype)
         return twin_train.train_step(
-            network.model, network.solver, self.config.solver, iteration, images, sizes, targets
+            network.model, network.solver, self.config.solver, iteration, images, sizes, targets, only_positive
         )
 
     def prepare_timing(self, batch: str, rois: str, compiled: bool) -> list[str]:

@@ -120,7 +120,8 @@ def test_learning_rates(golden):
     assert groups == [(key[4], key[5]) for key in table["keys"] if key[3]]
 
 
-def test_two_training_steps(golden, seeded):
+@pytest.mark.parametrize("only_positive", [False, True])
+def test_two_training_steps(golden, seeded, only_positive):
     """The third recorded step is left out: rounding grows about tenfold a step here and then flips proposals."""
     reference = np.load(golden / "r50/train.npz")
     record = json.loads((golden / "r50/train.json").read_text())
@@ -133,7 +134,7 @@ def test_two_training_steps(golden, seeded):
     parameters = dict(model.named_parameters())
     for step in record["steps"][:2]:
         iteration = step["iteration"]
-        parts = twin_train.train_step(model, solver, solver_config, iteration, images, sizes, targets)
+        parts = twin_train.train_step(model, solver, solver_config, iteration, images, sizes, targets, only_positive)
         for name, value in parts.items():
             assert value == pytest.approx(step["losses"][name], rel=1e-5), (iteration, name)
         for name, distance in step["delta_l2_from_start"].items():

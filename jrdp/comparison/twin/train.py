@@ -99,37 +99,46 @@ def match(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
     return best.indices, best.values
 
 
-def losses(model: Twin, images: Tensor, sizes: list[tuple[int, int]], targets: list[Targets]) -> dict[str, Tensor]:
+def losses(
+    model: Twin, images: Tensor, sizes: list[tuple[int, int]], targets: list[Targets], only_positive: bool = False
+) -> dict[str, Tensor]:
     """The four losses of one batch; their plain sum is minimised.
 
     Ground-truth boxes join the proposals, all of them pass the mask head, and those with IoU >= 0.5 count.
+    only_positive: send only those that count. The mask head works RoI by RoI, its group norm too, so the others change
+    neither a loss nor a gradient, and can take most of a step's time.
     """
     trunk = model.trunk(images)
     gt = [torch.as_tensor(t.boxes).to(images) for t in targets]
     out = dense_losses(trunk.head("cls_logits"), trunk.head("bbox_reg"), trunk.head("centerness"), gt)
-    out["loss_mask"] = mask_loss(model, trunk, sizes, gt, targets)
+    out["loss_mask"] = mask_loss(model, trunk, sizes, gt, targets, only_positive)
     return out
 
 
 def mask_loss(
-    model: Twin, trunk: Trunk, sizes: list[tuple[int, int]], gt: list[Tensor], targets: list[Targets]
+    model: Twin,
+    trunk: Trunk,
+    sizes: list[tuple[int, int]],
+    gt: list[Tensor],
+    targets: list[Targets],
+    only_positive: bool = False,
 ) -> Tensor:
     """Mean binary cross entropy of the positive RoIs' salient channel; 0 with zero gradients when there is none."""
     found = proposals(trunk, sizes, model.config.fcos, model.variant)
     boxes = [torch.cat([b, own]) for (b, _), own in zip(found, gt)]
-    logits = model.masks(trunk.pyramid, as_rois(boxes))["mask_logits"]  # [R, 2, 32, 32]
-    positives, wanted = [], []
-    for own, own_gt, target in zip(boxes, gt, targets):
-        index, iou = match(own, own_gt)
-        positive = iou >= 0.5
-        positives.append(positive)
-        matched = index[positive].cpu().numpy()
-        wanted.append(np.asarray(project_masks(target, matched, own[positive].cpu().numpy(), logits.shape[-1])))
+    matches = [match(own, own_gt) for own, own_gt in zip(boxes, gt)]
+    positives = [iou >= 0.5 for _, iou in matches]
     positive = torch.cat(positives)
     if not bool(positive.any()):
-        return logits.sum() * 0
-    target = torch.as_tensor(np.concatenate(wanted)).to(logits)
-    return F.binary_cross_entropy_with_logits(logits[positive, 1], target)
+        return model.masks(trunk.pyramid, as_rois(boxes))["mask_logits"].sum() * 0
+    rois = as_rois(boxes)
+    sent = positive if only_positive else torch.ones_like(positive)
+    logits = model.masks(trunk.pyramid, rois[sent])["mask_logits"][positive[sent], 1]  # [P, 32, 32]
+    wanted = [
+        np.asarray(project_masks(target, index[p].cpu().numpy(), own[p].cpu().numpy(), logits.shape[-1]))
+        for target, own, (index, _), p in zip(targets, boxes, matches, positives)
+    ]
+    return F.binary_cross_entropy_with_logits(logits, torch.as_tensor(np.concatenate(wanted)).to(logits))
 
 
 def optimizer(model: Twin, config: SolverConfig) -> torch.optim.SGD:
@@ -159,10 +168,11 @@ def train_step(
     images: Tensor,
     sizes: list[tuple[int, int]],
     targets: list[Targets],
+    only_positive: bool = False,
 ) -> dict[str, float]:
-    """One iteration; returns the four losses before the update. Gradients stay on the parameters."""
+    """One iteration; returns the four losses before the update. Gradients stay on the parameters. See `losses`."""
     solver.zero_grad(set_to_none=True)
-    parts = losses(model, images, sizes, targets)
+    parts = losses(model, images, sizes, targets, only_positive)
     sum(parts.values()).backward()
     update(solver, config, iteration)
     return {name: value.item() for name, value in parts.items()}
