@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from jrdp.config import Config
@@ -9,6 +10,9 @@ from jrdp.engine.checkpoint import Checkpoint, load_checkpoint
 from jrdp.errors import UserError
 from jrdp.files import make_folder
 
+# What makes a folder that of a run, and what else a run writes into it: each would replace what is there by that name.
+_OF_A_RUN = ("last.safetensors", "final.safetensors", "log.jsonl", "config.yaml")
+_ALSO_WRITTEN = ("best.safetensors", "curves.png", "eval", "validation", "tensorboard")
 # How a run is logged and where its data lies may change when it is resumed.
 _FREE = {
     "data.root", "data.workers", "data.test", "train.weights", "train.partial_weights", "train.log_period",
@@ -20,7 +24,8 @@ def open_run(config: Config, out: Path, resume: bool) -> Checkpoint | None:
     """Check and create the run folder; the training state when resuming, else None.
 
     Raises:
-        UserError: for a folder that holds a run already, nothing to resume, or another configuration than it had.
+        UserError: for a folder that holds a run already, or a file or folder by a name that a run writes to; for nothing to
+            resume; for another configuration than the run had.
     """
     if resume:
         state = load_checkpoint(out / "last.safetensors")
@@ -31,10 +36,13 @@ def open_run(config: Config, out: Path, resume: bool) -> Checkpoint | None:
                 "give the same --config and --set, or train into another folder"
             )
         return state
-    held = [name for name in ("last.safetensors", "final.safetensors", "log.jsonl", "config.yaml") if (out / name).exists()]
+    held = [name for name in _OF_A_RUN if (out / name).exists()]
     if held:
         there = "add --resume to continue it, or" if held[0] == "last.safetensors" else "it has no checkpoint to continue;"
         raise UserError(f"{out} already holds a run ({', '.join(held)}): {there} give another --out")
+    others = [name for name in _ALSO_WRITTEN if os.path.lexists(out / name)]
+    if others:
+        raise UserError(f"{out} holds {', '.join(others)}, which a training writes: give another --out, or take it away")
     make_folder(out)
     return None
 

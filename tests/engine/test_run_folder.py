@@ -43,6 +43,18 @@ def test_a_folder_with_anything_of_a_run_is_protected(tmp_path, name):
         open_run(Config(), tmp_path, False)
 
 
+@pytest.mark.parametrize("name", ["curves.png", "best.safetensors", "eval", "validation", "tensorboard"])
+def test_what_only_has_a_name_that_a_run_writes_to_is_not_replaced(tmp_path, name):
+    from jrdp.config import Config
+    from jrdp.engine.run_folder import open_run
+
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match=f"{tmp_path} holds {name}, which a training writes"):
+        open_run(Config(), tmp_path, False)
+    (tmp_path / name).rename(tmp_path / f"my_{name}")  # anything else may lie there
+    assert open_run(Config(), tmp_path, False) is None
+
+
 def test_folders_of_test_sets_are_unique():
     assert folder_names(["x/imgs:set/val.json", "y/imgs:set/val.json", "z:set_val.json", "z:SET_val.json"]) == [
         "set_val", "set_val_2", "set_val_3", "SET_val_4",
