@@ -10,7 +10,7 @@ import numpy as np
 from jrdp.machine import runtime
 from jrdp.comparison.exchange import load_arrays, load_batch, save_arrays
 from jrdp.comparison.synthetic import disc_masks
-from jrdp.comparison.worker import peak_memory_mb, serve
+from jrdp.comparison.worker import TRAINING_STEPS, peak_memory_mb, serve
 from jrdp.config import parse_config
 
 
@@ -139,7 +139,7 @@ class JittorBackend:
         with self.jt.no_grad():
             self.parts = self._fast_parts(boxes) if self.engine == "fast" else self._plain_parts(boxes)
             self.jt.sync_all(True)
-        return [*self.parts, "training step"]
+        return [*self.parts, *TRAINING_STEPS]
 
     def _plain_parts(self, boxes: np.ndarray) -> dict[str, Callable[[], Any]]:
         from jrdp.models.fcos_decode import decode_vars
@@ -206,7 +206,7 @@ class JittorBackend:
 
     def time(self, part: str) -> float:
         """Seconds that one run of a part takes."""
-        if part == "training step":
+        if part in TRAINING_STEPS:  # the same on this side
             with self._training():
                 return self._timed(lambda: self._step(*self.training, 1))
         with self.jt.no_grad():

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from jrdp.comparison.worker import peak_memory_mb, serve
+from jrdp.comparison.worker import TRAINING_STEPS, peak_memory_mb, serve
 from jrdp.errors import UserError
 
 try:
@@ -249,7 +249,7 @@ class TorchBackend:
             "detect": lambda: twin_detect.detect(model, images, sizes),
             "paste": lambda: self._paste(boxes[:, 1:], sizes[0]),
         }
-        return [*self.parts, "training step"]
+        return [*self.parts, *TRAINING_STEPS]
 
     def _compiled_network(self, images: torch.Tensor, boxes: torch.Tensor):
         import torch._inductor.config as inductor
@@ -274,9 +274,9 @@ class TorchBackend:
 
     def time(self, part: str) -> float:
         """Seconds that one run of a part takes."""
-        if part == "training step":
+        if part in TRAINING_STEPS:
             return self._timed(lambda: twin_train.train_step(
-                self.model, self.solver, self.config.solver, 1, *self.training
+                self.model, self.solver, self.config.solver, 1, *self.training, only_positive=part != TRAINING_STEPS[0]
             ))
         with torch.no_grad():
             return self._timed(self.parts[part])

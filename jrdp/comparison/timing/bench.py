@@ -22,6 +22,7 @@ from jrdp.comparison.process import Worker
 from jrdp.comparison.report import machine, text_table
 from jrdp.comparison.synthetic import disc_masks, synthetic_state
 from jrdp.comparison.timing.onnxruntime_side import OnnxRuntimeSide, onnxruntime_version
+from jrdp.comparison.worker import TRAINING_STEPS
 from jrdp.config import Config, load_config
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.engine.weights import config_of
@@ -33,7 +34,7 @@ from jrdp.structures import Targets
 ROIS = 100
 WARM_UP = 2  # untimed runs of each part, in which kernels are compiled and caches are filled
 FORMS = ("channels_last", "bfloat16")  # of PyTorch, with `rivals`
-OF_TRAINING = ("forward of a training batch", "training step")  # solver.batch_size times the picture, plain network
+OF_TRAINING = ("forward of a training batch", *TRAINING_STEPS)  # solver.batch_size times the picture, plain network
 COLUMNS = ["part", "Jittor ms", "PyTorch ms", "ratio", "least", "most"]
 
 
@@ -116,7 +117,7 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
         if options.compiled and options.twin_python is not None:
             seconds.update(run.against_torch("compiled", ("network",)))
         if options.rivals and options.twin_python is not None:
-            timed = ("network", "training step") if options.training else ("network",)
+            timed = ("network", *TRAINING_STEPS) if options.training else ("network",)
             for form in FORMS:
                 seconds.update(run.against_torch(form, timed))
         if options.onnxruntime:

@@ -10,6 +10,7 @@ import numpy as np
 from jrdp.comparison.exchange import save_arrays, save_batch
 from jrdp.comparison.pair import Options, Pair, open_pair, refuse_idle_precision
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
+from jrdp.comparison.worker import TRAINING_STEPS
 from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.files import make_folder
 from jrdp.structures import ImageBatch, Targets
@@ -44,7 +45,7 @@ def compare_speed(
         save_arrays(rois, {"rois": _rois(images.sizes[0], options.seed)})
         ours = pair.jittor.ask("prepare_timing", batch=str(batch), rois=str(rois), compiled=False)
         theirs = pair.torch.ask("prepare_timing", batch=str(batch), rois=str(rois), compiled=compiled)
-        parts = [part for part in ours if training or part != "training step"]
+        parts = [part for part in ours if training or part not in TRAINING_STEPS]
         seconds = {part: _alternate(pair, part, part in theirs, rounds) for part in parts}
         memory = {"jittor": pair.jittor.ask("memory"), "torch": pair.torch.ask("memory")}
         versions = pair.versions

@@ -6,7 +6,7 @@ import numpy as np
 
 from jrdp.machine import runtime
 from jrdp.comparison.exchange import load_arrays, load_batch
-from jrdp.comparison.worker import peak_memory_mb, serve
+from jrdp.comparison.worker import TRAINING_STEPS, peak_memory_mb, serve
 from jrdp.comparison.worker_jittor import JittorBackend
 from jrdp.config import parse_config
 from jrdp.machine.cache import loaded_kernels
@@ -55,7 +55,7 @@ class JittorBench(JittorBackend):
                 "forward of a training batch": forward,
             }
         )
-        return [*self.parts, *self.with_gradients, "training step"]
+        return [*self.parts, *self.with_gradients, *TRAINING_STEPS]
 
     def time(self, part: str) -> float:
         if part in self.with_gradients:

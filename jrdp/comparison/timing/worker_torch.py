@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jrdp.comparison.worker import peak_memory_mb, serve
+from jrdp.comparison.worker import TRAINING_STEPS, peak_memory_mb, serve
 from jrdp.comparison.worker_torch import TorchBackend
 
 import torch  # noqa: E402  (worker_torch says what to do where there is none)
@@ -65,7 +65,7 @@ class TorchBench(TorchBackend):
                 "forward of a training batch": lambda: self.model.masks(self.model.trunk(batch).pyramid, rois),
             }
         )
-        return [*self.parts, *self.with_gradients, "training step"]
+        return [*self.parts, *self.with_gradients, *TRAINING_STEPS]
 
     def time(self, part: str) -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
