@@ -18,7 +18,8 @@
 #   PARITY_STEPS      of the training comparison, default 6
 #   PARITY_WHOLE      words for a whole training in both frameworks, such as "--config configs/small_cpu.yaml --steps 600
 #                     --seeds 1 --seeds 2"; default none, as it takes an hour and more; interrupted, it goes on from the
-#                     last train.checkpoint_period. It has a document of its own, parity_training.md beside PARITY_DOCUMENT
+#                     last train.checkpoint_period. It has a document of its own, PARITY_WHOLE_DOCUMENT
+#   PARITY_WHOLE_DOCUMENT   default parity_training.md beside PARITY_DOCUMENT
 #   PARITY_WHOLE_ABOUT   a sentence on its data, for that document
 #   PARITY_ABOUT      what the weights are, for the document; default: what their file says of the training
 #   PARITY_THREADS    of each side, default all cores
@@ -108,7 +109,7 @@ compare training 0 training --weights "$weights" --dataset "$dataset" --steps "$
 # shellcheck disable=SC2086  # words on purpose
 if [ -n "${PARITY_WHOLE:-}" ]; then
     compare whole 0 training $PARITY_WHOLE --evaluate
-    [ ! -f "$out/whole/exit" ] || "$python" scripts/parity_document.py whole "$out" "$(dirname "$document")/parity_training.md" || exit
+    [ ! -f "$out/whole/exit" ] || "$python" scripts/parity_document.py whole "$out" "${PARITY_WHOLE_DOCUMENT:-$(dirname "$document")/parity_training.md}" || exit
 fi
 
 mapfile -t tested <"$out/inputs/tested"

@@ -110,7 +110,9 @@ def training_chapter(out: Path, settings: str) -> list[str]:
         f"Each with its own decisions, Jittor and PyTorch in float32: total loss {_short(max(report['total_loss_errors']))} "
         f"apart at the worst step, parameters {_short(shares['own_apart'])} of the way travelled.",
         "",
-        "A whole training in both frameworks, and the AP of what comes out, is in [parity_training.md](parity_training.md).",
+        "A whole training in both frameworks, and the AP of what comes out, is in [parity_training.md](parity_training.md), on "
+        "generated pictures, and in",
+        "[parity_training_photographs.md](parity_training_photographs.md).",
         "",
     ]
     return lines
@@ -157,7 +159,7 @@ def _whole(report: dict) -> list[str]:
     seeds = report["seeds"]
     words = [f"--config {report['config']}"] if report["config"] else []
     words += [f"--weights {report['weights']}"] if report["weights"] and not report["weights_of_config"] else []
-    words += [f"--set {'data.root=DATA' if s.startswith('data.root=') else s}" for s in report["settings"]]
+    words += [f"--set {_without_folders(setting)}" for setting in report["settings"]]
     lines = [
         f"A training in both frameworks, then both tested: {report['steps']} steps of {report['pictures_per_step']} pictures of "
         f"{report['size'][0]} to {report['size'][1]} pixels, seed{'s' if len(seeds) > 1 else ''} "
@@ -197,6 +199,14 @@ def _whole(report: dict) -> list[str]:
         "",
     ]
     return lines
+
+
+def _without_folders(setting: str) -> str:
+    """A setting as a reader would give it, without this machine's folders."""
+    key, value = setting.split("=", 1)
+    if key == "data.root":
+        return f"{key}=DATA"
+    return f"{key}=weights/{Path(value).name}" if key == "train.weights" and "/" in value else setting
 
 
 def _places(reports: list[dict]) -> list[str]:
