@@ -57,32 +57,34 @@ def log_of(out):
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
-# `jrdp` of the arguments, which ends as by `kill -9` right after the log's line of the iteration that comes first.
-KILLED = """
+# `jrdp` of the other arguments, which gets the signal right after the log's line of the iteration.
+SIGNALLED = """
 import os, signal, sys
 from jrdp import cli
 from jrdp.engine.log import TrainingLog
 
-write, last = TrainingLog.write, int(sys.argv.pop(1))
+write, last, number = TrainingLog.write, int(sys.argv.pop(1)), int(sys.argv.pop(1))
 
-def write_and_die(log, step, metrics=None):
+def write_and_signal(log, step, metrics=None):
     write(log, step, metrics)
     if step.iteration == last:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
 
-TrainingLog.write = write_and_die
+TrainingLog.write = write_and_signal
 cli.main()
 """
 
 
-def kill_after(arguments, iteration):
-    """Run a command of `command`, killed once its log has reached `iteration`.
+def signal_after(arguments, iteration, number=signal.SIGKILL):
+    """Run a command of `command`, sent a signal once its log has reached `iteration`; returns the ended process.
 
     From outside, a run of so few iterations can be over before a busy machine notices the line that it waits for.
     """
     python, _, _, *words = arguments
-    done = subprocess.run([python, "-c", KILLED, str(iteration), *words], capture_output=True, text=True, timeout=600)
-    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    words = [python, "-c", SIGNALLED, str(iteration), str(int(number)), *words]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert number != signal.SIGKILL or done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    return done
 
 
 @pytest.mark.parametrize("setting", ["train.engine=plain", "train.engine=fast", "train.precision=bfloat16"])
@@ -92,7 +94,7 @@ def test_killed_and_resumed_equals_uninterrupted(sample, tmp_path, setting):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     chosen = ["--set", setting]
     run(command(sample, whole, *chosen))
-    kill_after(command(sample, killed, *chosen), 3)
+    signal_after(command(sample, killed, *chosen), 3)
     assert not (killed / "final.safetensors").exists()
     assert resume(killed) == 2
     assert log_of(killed) == log_of(whole)
@@ -138,6 +140,14 @@ def test_killed_and_resumed_equals_uninterrupted(sample, tmp_path, setting):
     assert (whole / "final.safetensors").stat().st_mtime_ns == before
 
 
+def test_stopped_by_a_signal_it_is_put_down_and_can_be_resumed(sample, tmp_path):
+    done = signal_after(command(sample, tmp_path, "--set", "data.workers=2"), 3, signal.SIGTERM)
+    assert done.returncode == 143 and done.stderr.endswith("jrdp: stopped by SIGTERM\n"), done.stdout + done.stderr
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["config.yaml", "last.safetensors", "last.state-2.safetensors", "log.jsonl"]
+    assert resume(tmp_path) == 2 and (tmp_path / "final.safetensors").exists()
+
+
 LOSS_TOLERANCE = 0.02  # relative, of the total loss of any iteration
 WAY_TOLERANCE = 0.05  # distance of the parameters at the end, over the way travelled
 
@@ -158,7 +168,7 @@ def resumed_on(device, sample, folder, iterations):
     standing = ["--set", "solver.base_lr=1e-30", "--set", "solver.max_iterations=1", "--set", "solver.steps=[1]"]
     run(command(sample, start, *standing, device=device, iterations=iterations))
     run(command(sample, other, "--set", "data.flip_probability=0", *slow, device=device, iterations=iterations))
-    kill_after(command(sample, killed, *slow, device=device, iterations=iterations), 3)
+    signal_after(command(sample, killed, *slow, device=device, iterations=iterations), 3)
     assert not (killed / "final.safetensors").exists()
     assert resume(killed, device) == 2
     pairs = list(zip(log_of(whole), log_of(killed)))
