@@ -111,7 +111,8 @@ def onednn_home() -> Path | None:
     return next((folder for folder in sorted(folders) if (folder / "lib" / "libmkldnn.so").exists()), None)
 
 
-def _onednn_flags() -> str:
+def onednn_flags() -> str:
+    """For `run_kernel` of a kernel that calls oneDNN."""
     home = onednn_home()
     return f'-I"{home}/include" -L"{home}/lib" -lmkldnn -Wl,-rpath,"{home}/lib" '
 
@@ -120,7 +121,7 @@ def _convolution(
     shape: ConvShape, task: int, out_shape: tuple, inputs: list, addend: int = _NOTHING, dtype: str = "float32"
 ) -> jt.Var:
     numbers = {**shape._asdict(), "task": task, "addend": addend}
-    return run_kernel("convolution.h", _CONVOLUTION_SOURCE, out_shape, inputs, numbers, _onednn_flags(), dtype)
+    return run_kernel("convolution.h", _CONVOLUTION_SOURCE, out_shape, inputs, numbers, onednn_flags(), dtype)
 
 
 @lru_cache(maxsize=1)
@@ -196,7 +197,7 @@ def training_convolution(shape: ConvShape, direction: str, first: jt.Var, second
     out_shape = (out_map, (shape.n, shape.h, shape.w, shape.in_channels), weights)[_DIRECTIONS.index(direction)]
     numbers = {**shape._asdict(), "direction": _DIRECTIONS.index(direction)}
     inputs = [first, second]
-    return run_kernel("convolution_training.h", _TRAINING_SOURCE, out_shape, inputs, numbers, _onednn_flags())
+    return run_kernel("convolution_training.h", _TRAINING_SOURCE, out_shape, inputs, numbers, onednn_flags())
 
 
 def to_nhwc(x: jt.Var, dtype: str = "float32") -> jt.Var:

@@ -1,4 +1,4 @@
-"""Convolutions of a training by Winograd's algorithm, against plain sums in float64, and a network that trains with them."""
+"""Convolutions of a training by Winograd's algorithm and as products of matrices, against plain sums in float64, and a network that trains with them."""
 
 import os
 import subprocess
@@ -55,16 +55,40 @@ def test_convolution_and_both_gradients(n, h, w, c, o):
         assert relative(found.numpy(), wanted) < 1e-5
 
 
+# More pixels than a part of a map holds, and not a multiple of it; odd channels; one pixel; one channel to many and back.
+POINTWISE = [(2, 40, 61, 32, 48), (3, 7, 9, 5, 3), (1, 1, 1, 64, 2), (2, 33, 32, 1, 17), (1, 45, 46, 70, 1)]
+
+
+@pytest.mark.parametrize("n, h, w, c, o", POINTWISE)
+def test_pointwise_convolution_and_both_gradients(n, h, w, c, o):
+    x, weight, dy = normal(n, c, h, w), normal(o, c, 1, 1), normal(n, o, h, w)
+    inputs = jt.array(x), jt.array(weight)
+    y = training.pointwise_convolution(*inputs)
+    gradients = jt.grad((y * jt.array(dy)).sum(), list(inputs))
+    exact = [a.astype(np.float64) for a in (x, weight[:, :, 0, 0], dy)]
+    wanted = [
+        np.einsum("nchw,oc->nohw", exact[0], exact[1]),
+        np.einsum("nohw,oc->nchw", exact[2], exact[1]),
+        np.einsum("nohw,nchw->oc", exact[2], exact[0])[:, :, None, None],
+    ]
+    for found, value in zip([y, *gradients], wanted):
+        assert tuple(found.shape) == value.shape
+        assert relative(found.numpy(), value) < 1e-6
+
+
 THREADS_PROGRAM = """
 import sys, numpy as np
 from jrdp.machine import runtime
 runtime.own_process(); runtime.start("cpu")
 import jittor as jt
-from jrdp.fast.training import winograd_convolution
+from jrdp.fast.training import pointwise_convolution, winograd_convolution
 rng = np.random.default_rng(0)
 x, w, dy = (jt.array(rng.standard_normal(s).astype(np.float32)) for s in ((2, 64, 20, 23), (32, 64, 3, 3), (2, 32, 20, 23)))
 y = winograd_convolution(x, w)
-np.savez(sys.argv[1], y.numpy(), *[g.numpy() for g in jt.grad((y * dy).sum(), [x, w])])
+thin = w[:, :, :1, :1]
+z = pointwise_convolution(x, thin)
+found = [y, *jt.grad((y * dy).sum(), [x, w]), z, *jt.grad((z * dy).sum(), [x])]
+np.savez(sys.argv[1], *[each.numpy() for each in found])
 """
 
 
@@ -76,7 +100,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path):
         subprocess.run([sys.executable, "-c", THREADS_PROGRAM, str(out)], env=environment, check=True, capture_output=True)
         results.append(np.load(out))
     one, two = results
-    assert len(one.files) == 3
+    assert len(one.files) == 5
     assert all(np.array_equal(one[name], two[name]) for name in one.files)
 
 
@@ -118,21 +142,24 @@ def test_either_vector_length(lanes, tmp_path):
 @pytest.mark.parametrize(
     "shape, weight, stride, taken",
     [
-        ((2, 32, 24, 24), (32, 32, 3, 3), 1, True),
-        ((2, 32, 24, 24), (32, 32, 3, 3), 2, False),
-        ((2, 32, 24, 24), (32, 32, 1, 1), 1, False),
-        ((2, 32, 24, 24), (1, 32, 3, 3), 1, False),  # a head with one channel
-        ((1, 32, 8, 8), (32, 32, 3, 3), 1, False),  # a few tiles
-        ((2, 24, 24, 24), (32, 24, 3, 3), 1, False),
+        ((2, 32, 24, 24), (32, 32, 3, 3), 1, "winograd_convolution"),
+        ((2, 32, 24, 24), (32, 32, 3, 3), 2, None),
+        ((2, 32, 24, 24), (32, 32, 1, 1), 1, "pointwise_convolution"),
+        ((2, 32, 24, 24), (1, 32, 1, 1), 1, "pointwise_convolution"),
+        ((2, 32, 24, 24), (32, 32, 1, 1), 2, None),
+        ((2, 32, 24, 24), (1, 32, 3, 3), 1, None),  # a head with one channel
+        ((1, 32, 8, 8), (32, 32, 3, 3), 1, None),  # a few tiles
+        ((2, 24, 24, 24), (32, 24, 3, 3), 1, None),
     ],
 )
 def test_what_does_not_pay_stays_the_plain_convolution(shape, weight, stride, taken, monkeypatch):
     called = []
-    run = training.winograd_convolution
-    monkeypatch.setattr(training, "winograd_convolution", lambda *a: called.append(1) or run(*a))
+    for name in ("winograd_convolution", "pointwise_convolution"):
+        run = getattr(training, name)
+        monkeypatch.setattr(training, name, lambda *a, name=name, run=run: called.append(name) or run(*a))
     x, w, bias = jt.array(normal(*shape)), jt.array(normal(*weight)), jt.array(normal(weight[0]))
     found = training.convolve(x, w, bias, stride, weight[2] // 2)
-    assert bool(called) == taken
+    assert called == ([taken] if taken else [])
     assert relative(found.numpy(), nn.conv2d(x, w, bias, stride, weight[2] // 2).numpy()) < 1e-5
 
 
