@@ -180,7 +180,7 @@ class TrainConfig(Section):
     # In mixed precision: skip a step whose gradients overflow and halve the loss's factor, instead of ending the run;
     # double it after 2,000 steps without.
     dynamic_loss_scale: bool = False
-    # On a CPU, fast: 3x3 convolutions and their gradients by Winograd's algorithm, where that takes less time.
+    # On a CPU, fast: 3x3 and 1x1 convolutions and their gradients by Winograd's algorithm and as products, where that is faster.
     engine: Literal["plain", "fast"] = "plain"
     # bfloat16: convolutions and their gradients multiply in it and add in float32, on a CPU that has AMX or AVX512_BF16, all
     # the rest and the weights being float32; amp is a GPU's counterpart. auto: float32.

@@ -26,7 +26,7 @@ def refuse_unfit_arithmetic(train: TrainConfig) -> None:
 
 @contextmanager
 def convolutions_of_training(network: nn.Module, train: TrainConfig, asked: bool = True) -> Iterator[None]:
-    """In float16 with `train.amp`, in bfloat16 with `train.precision: bfloat16`, by Winograd's algorithm with
+    """In float16 with `train.amp`, in bfloat16 with `train.precision: bfloat16`, by `jrdp.fast.training` with
     `train.engine: fast`, while the block runs.
 
     asked: False for the opposite: within a training, as defined while the block runs.

@@ -9,7 +9,7 @@ float32, for processors with AMX.
     network.py    the released names -> layers -> instances
     layers.py     convolution and group norm with their weights
     operators.py  the C++ in kernels/ as Jittor operators
-    training.py   3x3 convolutions of the plain network and their gradients by Winograd's algorithm
+    training.py   3x3 and 1x1 convolutions of the plain network and their gradients, by Winograd's algorithm and as products
     bfloat16.py   convolutions of the plain network and their gradients in bfloat16
 """
 
