@@ -506,7 +506,7 @@ def main() -> None:
         code = endings.run(_run)
     finally:
         plain_progress.end()
-    sys.exit(code)
+    endings.leave(code)
 
 
 def _run() -> None:

@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager, suppress
-from typing import Callable, Iterator, Optional, TextIO
+from typing import Callable, Iterator, NoReturn, Optional, TextIO
 
 from jrdp import files
 from jrdp.errors import UserError
@@ -25,6 +25,9 @@ from jrdp.machine import gpu_failure
 from jrdp.machine.cache import cache_root
 
 DONE, MISTAKE, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+_TAKEN = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_SIGNALLED = [128 + number for number in _TAKEN]
 
 # Errors of the system that no program can prevent; others without a file's name are mistakes of ours.
 _SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EAGAIN}
@@ -57,7 +60,9 @@ def run(command: Callable[[], None]) -> int:
         code = _interrupted(received)
     except BaseException as error:
         reason = reason_of(error)
-        if reason is None:
+        if received:  # what failed is a child that got the signal as well
+            code = _interrupted(received)
+        elif reason is None:
             _say(
                 f"{traceback.format_exc()}jrdp: this is a mistake in jrdp, not in what you gave it: please report the "
                 "lines above and the command"
@@ -73,6 +78,19 @@ def run(command: Callable[[], None]) -> int:
         _say(f"jrdp: error: standard output could not be written ({lost}): what was printed is lost")
         code = code or REFUSED
     return code
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with the code that `run` returned.
+
+    After a signal without Python's own way of ending: batch systems, `timeout` and terminals send it to a command's children
+    as well, and at its end Python waits for the lock of every `multiprocessing` pool, for ever where a worker of the pool
+    was killed while it had the lock. Jittor compiles with such a pool. By then everything has been put down, and the
+    pool's workers end with their parent.
+    """
+    if code == INTERRUPTED or code in _SIGNALLED:
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextmanager
@@ -91,8 +109,7 @@ def _as_ctrl_c(received: list[int]) -> Iterator[None]:
 
     taken: list[int] = []
     if threading.current_thread() is threading.main_thread():
-        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+        taken = [number for number in _TAKEN if signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, interrupt)
     _give_back_in_children()

@@ -4,7 +4,7 @@ Forking a process that runs Jittor is dangerous (its OpenMP threads do not survi
 the main script again in every worker, which fails for scripts without an `if __name__ == "__main__"` guard and for
 code that comes from standard input. So a worker is a plain `python -c` child that imports no more than its function
 needs (those that prepare pictures never import Jittor), talks pickle over its standard input and output with the
-process that started it, and ends when that closes.
+process that started it, and ends when it is told to or that is gone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 import traceback
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import BinaryIO, Callable, Iterable, Iterator, Mapping, Optional
 
 import cloudpickle
@@ -172,7 +173,13 @@ class _Worker:
         return WorkerDied(f"a {self._name} (process {self._process.pid}) {how}; {self._advice}")
 
     def ask_to_end(self) -> None:
-        """Close its input: a worker ends by itself, since Jittor ends the main process over a child that is killed."""
+        """Send it an empty message: a worker ends by itself, since Jittor ends the main process over a child that is killed.
+
+        Closing its input would do, had not every process that was forked since it began (Jittor compiles with such) the
+        pipe's end too.
+        """
+        with suppress(OSError, ValueError):  # it is gone, or has been asked before
+            _send(self._process.stdin, b"")
         _close(self._process.stdin)
 
     def end(self, deadline: float) -> None:
@@ -199,8 +206,10 @@ def _send(pipe: BinaryIO, payload: bytes) -> None:
 
 
 def _receive(pipe: BinaryIO) -> bytes:
-    """One message; raises EOFError when the other side has closed the pipe."""
+    """One message; raises EOFError for an empty one, and when the other side has closed the pipe."""
     (length,) = _LENGTH.unpack(_read(pipe, _LENGTH.size))
+    if length == 0:
+        raise EOFError("no more messages")
     return _read(pipe, length)
 
 

@@ -12,6 +12,7 @@ import ctypes
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import multiprocessing
 import os
 import re
 import signal
@@ -83,11 +84,32 @@ class _JittorLoader(importlib.abc.Loader):
         temporary = {"PYTHONPATH": path, "JPY_PARENT_PID": os.environ.get("JPY_PARENT_PID", "0")}
         temporary.update(JITTOR_HOME=str(home), HOME=str(home_for_import(home)))
         with _environment(**temporary), _recursion_limit(), _signals():
+            _let_compilers_outlive_ctrl_c()
             self._loader.exec_module(module)
         module.flags.python_path = str(kernel_python(copy))
         # Threads that compile kernels at once. Where they replace convolutions they change, without a lock, what they
         # share: the more of them start together, the likelier one crashes. More than cores would gain nothing.
         module.flags.use_parallel_op_compiler = max(1, min(_COMPILERS, cores()))
+
+
+def _let_compilers_outlive_ctrl_c() -> None:
+    """Change what the workers of the pool that Jittor compiles with do on Ctrl-C, which reaches them too: nothing.
+
+    One that ended while it took the pool's lock would leave it locked, and at its end Python waits for that lock, for ever.
+    They end with this process, as Jittor asks the system for; also those that it has not yet asked for then. A handler that
+    does nothing, because a signal that is ignored would be so in the compiler that a worker runs, too.
+    """
+    import jittor_utils
+
+    begin = jittor_utils.pool_initializer
+
+    def begin_and_stay() -> None:
+        begin()
+        if os.getppid() != multiprocessing.parent_process().pid:
+            os._exit(0)
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
+
+    jittor_utils.pool_initializer = begin_and_stay
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -120,3 +121,18 @@ def test_processes_end_with_the_pool_and_lead_their_own_session():
         assert pool.submit(0).result() in [process.pid for process in processes]
     assert all(process.returncode == 0 for process in processes)
     pool.close()
+
+
+def test_processes_end_although_a_forked_one_still_has_their_pipes():
+    """Jittor forks processes that compile, at any time; each has what was open then."""
+    with pool_of(len, 2) as pool:
+        pool.wait_until_ready()
+        forked = os.fork()
+        if not forked:
+            time.sleep(600)
+            os._exit(0)
+        processes, began = [worker._process for worker in pool._workers], time.monotonic()
+    took = time.monotonic() - began
+    os.kill(forked, signal.SIGKILL)
+    os.waitpid(forked, 0)
+    assert all(process.returncode == 0 for process in processes) and took < 10
