@@ -1,4 +1,5 @@
-"""Fault injection on the command line: kills, full disks, damaged files by format, wrong command lines. See soak.sh.
+"""Fault injection on the command line: kills, interruptions, full disks, damaged files by format, wrong command lines.
+See soak.sh.
 
 Every command runs in a process of its own with a limit on time. A round is bad when it prints a traceback, ends with a
 code that the kind does not allow, dies of a signal that nobody sent, or loses something. Besides, thousands of damaged
@@ -99,21 +100,23 @@ class Soak:
             self.notes.append(f"{kind}: {reason}: {' '.join(map(str, done.args))[-300:]}\n    {done.stderr[-400:].strip()}")
 
     def kill(self) -> None:
-        """Kill a training or a prediction, continue it, and compare with the run that nobody killed."""
+        """Kill a training or a prediction, or send it and its children what Ctrl-C, a batch system or a closed terminal does;
+        continue it, and compare with the run that was left alone."""
+        number = self.random.choice([signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+        kind = "kills" if number == signal.SIGKILL else "interruptions"
         training = self.random.random() < 0.5
         out = Path(tempfile.mkdtemp(dir=self.work)) / "out"
         arguments = ["train", "--out", str(out), *self.training] if training else self.predicting(out)
         process = subprocess.Popen(
-            self.command(arguments), cwd=self.work, env=self.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self.command(arguments), cwd=self.work, env=self.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         mark = out / ("last.safetensors" if training else "predictions.partial.jsonl")
         end = time.monotonic() + 300
         while not mark.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(self.random.random())
-        process.kill()
-        process.wait()
-        lost = cut_files(out)
+        lost = ended(process, number) or cut_files(out)
         if not out.exists() or not (mark.exists() or (out / "predictions.json").exists()):
             shutil.rmtree(out.parent)  # a machine so busy that nothing was done yet: there is nothing to continue
             return
@@ -123,10 +126,10 @@ class Soak:
                 ("final.safetensors", self.whole) if training else ("predictions.json", self.work / "predicted")
             )
             if (out / name).read_bytes() != (reference / name).read_bytes():
-                lost = f"another {name} than without the kill"
+                lost = f"another {name} than without it"
             elif [path.name for path in out.iterdir() if path.name.startswith(".")]:
                 lost = "temporary files are left"
-        self.judge("kills", done, {0}, lost)
+        self.judge(kind, done, {0}, lost)
         shutil.rmtree(out.parent)
 
     def full_disk(self) -> None:
@@ -222,6 +225,20 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[bool]:
         yield True
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def ended(process: subprocess.Popen, number: int) -> str:
+    """Send SIGKILL to the process alone and any other signal to its whole group; what is wrong with how it then ends."""
+    if process.poll() is None:
+        os.kill(process.pid, number) if number == signal.SIGKILL else os.killpg(process.pid, number)
+    try:
+        code = process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"no end within 60 s of {signal.Signals(number).name}"
+    expected = {0, -number, 128 + number}  # 0: it was done; -number: at its very end, where the signal is the system's again
+    return "" if code in expected else f"exit code {code} after {signal.Signals(number).name}"
 
 
 def cut_files(folder: Path) -> str:

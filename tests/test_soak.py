@@ -1,6 +1,9 @@
-"""`scripts/soak.py` sees what it claims to see: a file under its final name that is not whole."""
+"""`scripts/soak.py` sees what it claims to see: a file that is not whole, and a process that does not end as it should."""
 
 import importlib.util
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +33,23 @@ def test_a_cut_file_is_seen(tmp_path, name):
         (tmp_path / f".{name}.abcd1234").write_bytes(data[:length])  # a temporary one may be cut, and lines that grow
         (tmp_path / "log.jsonl").write_text('{"a"')
         assert soak.cut_files(tmp_path) == f"not whole: {name}", length
+
+
+@pytest.mark.parametrize(
+    "code, number, words",
+    [
+        ("time.sleep(60)", signal.SIGKILL, ""),
+        ("time.sleep(60)", signal.SIGTERM, ""),
+        ("signal.signal(signal.SIGTERM, lambda *_: os._exit(143)); print(flush=True); time.sleep(60)", signal.SIGTERM, ""),
+        ("signal.signal(signal.SIGTERM, lambda *_: os._exit(1)); print(flush=True); time.sleep(60)", signal.SIGTERM, "exit code 1 after SIGTERM"),
+        ("pass", signal.SIGTERM, ""),
+    ],
+)  # fmt: skip
+def test_how_a_process_ended_is_judged(code, number, words):
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import os, signal, time; {code}"], stdout=subprocess.PIPE, start_new_session=True
+    )
+    if "print" in code or code == "pass":
+        process.stdout.readline()
+    assert soak.ended(process, number) == words
+    process.stdout.close()
