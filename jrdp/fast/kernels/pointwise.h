@@ -3,6 +3,7 @@
 #pragma once
 #include <dnnl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <stdexcept>
@@ -35,6 +36,7 @@ inline void pointwise(const float* x, const float* weights, bool turned, int64_t
 // x [n, ci, pixels] and dy [n, co, pixels] -> dweights [co, ci]
 inline void pointwise_weight_gradient(const float* x, const float* dy, int64_t n, int64_t ci, int64_t pixels, int64_t co,
                                       float* dweights) {
+    if (n == 0) std::fill(dweights, dweights + co * ci, 0.f);
     for (int64_t image = 0; image < n; image++)
         check(dnnl_sgemm('N', 'T', co, ci, pixels, 1.f, dy + image * co * pixels, pixels, x + image * ci * pixels, pixels,
                          image ? 1.f : 0.f, dweights, ci) == dnnl_success);
