@@ -7,6 +7,7 @@ a box that covers pixels a..b has x1 = a, x2 = b, so its width is x2 - x1 + 1.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Sequence
 
 import numpy as np
 
@@ -49,6 +50,36 @@ class Targets:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+
+def check_targets(targets: Sequence[Targets], batch: ImageBatch) -> None:
+    """Raise `ValueError` for what is no ground truth of `batch`: most of it would train the network on something else."""
+    if len(targets) != len(batch):
+        raise ValueError(f"{len(targets)} targets for a batch of {len(batch)} images: one is needed for each")
+    for number, (target, size) in enumerate(zip(targets, batch.sizes)):
+        wrong = _fault(target, tuple(size))
+        if wrong:
+            raise ValueError(f"targets[{number}]: {wrong}")
+
+
+def _fault(target: Targets, size: tuple[int, int]) -> str | None:
+    boxes = np.asarray(target.boxes, np.float32)
+    if boxes.shape != (len(target), 4) and len(target):
+        return f"boxes are {list(boxes.shape)}, not [G, 4]"
+    boxes = boxes.reshape(-1, 4)
+    unordered = np.flatnonzero(~(boxes[:, :2] <= boxes[:, 2:]).all(axis=1) | ~np.isfinite(boxes).all(axis=1))
+    if len(unordered):
+        return f"box {unordered[0]}, {boxes[unordered[0]].tolist()}, is not x1, y1, x2, y2 with x1 <= x2 and y1 <= y2"
+    if tuple(target.size) != size:
+        return f"its size {tuple(target.size)} is not the image's, {size} (height, width)"
+    if not len(target.polygons) == len(target.bitmaps) == len(boxes):
+        return f"{len(boxes)} boxes, {len(target.polygons)} polygons and {len(target.bitmaps)} bitmaps: None stands for what an instance has not"
+    for number, (polygons, bitmap) in enumerate(zip(target.polygons, target.bitmaps)):
+        if polygons is None and bitmap is None:
+            return f"instance {number} has neither polygons nor a bitmap"
+        if polygons is None and (np.shape(bitmap) != size or np.max(bitmap) > 1):
+            return f"the bitmap of instance {number} is {list(np.shape(bitmap))} up to {np.max(bitmap)}, not {list(size)} of 0 and 1"
+    return None
 
 
 @dataclass

@@ -32,7 +32,7 @@ from jrdp.models.pyramid import build_pyramid
 from jrdp.models.shapes import SALIENT, STRIDES
 from jrdp.models.state import named_tensors
 from jrdp.models.transfer import fetch, made_on_host
-from jrdp.structures import ImageBatch, Instances, Targets
+from jrdp.structures import ImageBatch, Instances, Targets, check_targets
 
 MATCH_IOU = 0.5  # a proposal that overlaps a ground-truth box this much learns its mask
 
@@ -104,10 +104,12 @@ class RDPNet(nn.Module):
     ) -> dict[str, jt.Var]:
         """The four training losses, each `[1]`: loss_cls, loss_reg, loss_centerness, loss_mask; train on their sum.
 
-        targets: one per image, boxes in network pixels. An image without ground truth is all background.
+        targets: one per image, boxes in network pixels. An image without ground truth is all background. Raises `ValueError`
+            for what is no ground truth of the batch.
         all_reduce: for data-parallel training, takes float32 counts to their means over the processes.
         stages: a dictionary to be filled with the named stages up to the boxes, see `stages()`.
         """
+        check_targets(targets, batch)
         set_training(self._modal, True)
         features = self.backbone(self._images(batch), stages)
         output = self.rpn.head(features, stages)

@@ -10,7 +10,7 @@ from golden_pictures import picture_batch
 from jrdp.config import ModelConfig
 from jrdp.models.rdpnet import RDPNet, match
 from jrdp.models.state import named_tensors, trainable_names, trainable_parameters
-from jrdp.structures import ImageBatch, Targets
+from jrdp.structures import ImageBatch, Targets, check_targets
 
 LOSSES = ["loss_cls", "loss_reg", "loss_centerness", "loss_mask"]
 
@@ -173,3 +173,29 @@ def test_matching():
     assert matched[:3].tolist() == [0, 0, 2]
     matched, positive = match(truth[:0], boxes)
     assert not positive.any() and len(matched) == 4
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"boxes": [[59, 39, 20, 10]]}, "box 0, .* is not x1, y1, x2, y2"),
+        ({"boxes": [[20, 10, np.nan, 39]]}, "box 0, .* is not x1, y1, x2, y2"),
+        ({"boxes": [20, 10, 59, 39]}, r"boxes are \[4\], not \[G, 4\]"),
+        ({"size": (96, 64)}, r"its size \(96, 64\) is not the image's, \(64, 96\)"),
+        ({"polygons": []}, "1 boxes, 0 polygons and 1 bitmaps"),
+        ({"bitmaps": [None]}, "instance 0 has neither polygons nor a bitmap"),
+        ({"bitmaps": [np.ones((30, 40), np.uint8)]}, r"the bitmap of instance 0 is \[30, 40\] up to 1, not \[64, 96\] of 0 and 1"),
+        ({"bitmaps": [np.full((64, 96), 255, np.uint8)]}, r"the bitmap of instance 0 is \[64, 96\] up to 255, not"),
+    ],
+)
+def test_what_is_no_ground_truth_of_the_batch_is_refused(changes, words):
+    """Each of these trained on something else, or failed somewhere inside."""
+    batch = ImageBatch(np.zeros((2, 3, 64, 96), np.float32), [(64, 96)] * 2, [(64, 96)] * 2, [0, 1])
+    nothing = Targets(np.zeros((0, 4), np.float32), [], [], (64, 96))
+    good = {"boxes": [[20, 10, 59, 39]], "polygons": [None], "bitmaps": [np.ones((64, 96), bool)], "size": (64, 96)}
+    check_targets([Targets(**good), nothing], batch)
+    with pytest.raises(ValueError, match=r"targets\[1\]: " + words):
+        check_targets([nothing, Targets(**{**good, **changes})], batch)
+    for few in ([], [nothing], [nothing] * 3):
+        with pytest.raises(ValueError, match=f"{len(few)} targets for a batch of 2 images"):
+            check_targets(few, batch)
