@@ -31,7 +31,7 @@ def import_object(path: str, key: str) -> object:
     module_name, _, name = path.partition(":")
     try:
         module = _import(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that is no module ends by sys.exit
         missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == module_name.partition(".")[0]
         what = f"there is no module {error.name}" if missing else f"importing {module_name} raised {_line(error)}"
         advice = f"; it is looked for on Python's path and in {os.getcwd()}" if missing else ""
@@ -53,7 +53,7 @@ def _import(name: str):
         return importlib.import_module(name)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """An exception in one line."""
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -37,6 +37,7 @@ def test_the_working_directory_comes_after_python_s_path(folder):
         ("no_such_part:Part", "there is no module no_such_part; it is looked for on Python's path and in {folder}"),
         ("broken:Part", "importing broken raised ValueError: in two lines"),
         ("silent:Part", "importing silent raised KeyboardInterruptLike"),
+        ("script:Part", "importing script raised SystemExit: 3"),
         ("hungry:Part", "importing hungry raised ModuleNotFoundError: No module named 'no_such_food'"),
         ("own_part:Other", "own_part.py has no Other"),
     ],
@@ -45,6 +46,7 @@ def test_what_is_missing_is_said_in_one_line(folder, path, told):
     (folder / "own_part.py").write_text("Part = 1\n")
     (folder / "broken.py").write_text("raise ValueError('in two\\nlines')\n")
     (folder / "silent.py").write_text("class KeyboardInterruptLike(Exception): pass\nraise KeyboardInterruptLike\n")
+    (folder / "script.py").write_text("import sys\nsys.exit(3)\n")
     (folder / "hungry.py").write_text("import no_such_food\n")
     with pytest.raises(UserError) as refused:
         import_object(path, KEY)

@@ -73,7 +73,7 @@ class FPN(nn.Module):
         for level, x in zip(LEVELS, levels):
             record_stage(stages, f"P{level}", x)
         levels = self.enhance(levels, stages) if takes_stages(self.enhance) else self.enhance(levels)
-        for level, x in zip(LEVELS, levels):
+        for level, x in zip(LEVELS, levels if stages is not None else ()):
             record_stage(stages, f"RP{level}", x)
         return levels
 

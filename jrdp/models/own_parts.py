@@ -6,6 +6,10 @@ Jittor computes only when a value is asked for, so the checks read shapes and co
 from __future__ import annotations
 
 import inspect
+import os
+import re
+import sys
+import traceback
 from contextlib import contextmanager
 from typing import Iterator, Sequence
 
@@ -31,14 +35,29 @@ def own_class(path: str, key: str, base: type) -> type:
 
 @contextmanager
 def named(key: str, path: str, doing: str) -> Iterator[None]:
-    """Turn what code of one's own raises into a `UserError` that says where it came from."""
+    """Turn what code of one's own raises into a `UserError` that says where it came from: file and line, where known."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        message = " ".join(str(error).split())[:300]
-        raise UserError(f"{key}: {path}: {doing} raised {type(error).__name__}: {message}") from error
+        where = _place(error, path)
+        raise UserError(f"{key}: {path}: {doing} raised {type(error).__name__}{where}: {_reason(error)}") from error
+
+
+def _place(error: Exception, path: str) -> str:
+    """Where in the module of an import path, or beside it, `error` came from: " in mine.py, line 12", or nothing."""
+    file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
+    folder = os.path.dirname(os.path.abspath(file)) if file else None
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if os.path.dirname(frame.filename) == folder]
+    return f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
+
+
+def _reason(error: Exception) -> str:
+    """The message in one line; of Jittor's, which begin with how its functions are called, what follows that."""
+    text = str(error).rpartition("Failed reason:")[2]
+    text = re.sub(r"\x1b\[[0-9;]*m|\[f \d+ [^\]]*\]", " ", text)  # colours; time and place in Jittor's source
+    return " ".join(text.split())[:300]
 
 
 def takes_stages(method) -> bool:
@@ -96,7 +115,7 @@ def make_backbone(path: str, freeze_at: int) -> nn.Module:
         raise UserError(
             f"{key}: {path}: its attribute out_channels must be the channels of its maps, at least C3, C4, C5, not {channels!r}"
         )
-    with named(key, path, "a picture"), _trial(body):
+    with named(key, path, f"{backbone_class.__name__}()(images [1, 3, {_SIZE[0]}, {_SIZE[1]}])"), _trial(body):
         maps = body(jt.zeros((1, 3, *_SIZE)))
     if not isinstance(maps, (tuple, list)) or len(maps) != len(channels) or not all(isinstance(x, jt.Var) for x in maps):
         got = f"{len(maps)} values" if isinstance(maps, (tuple, list)) else f"a {type(maps).__name__}"
@@ -111,10 +130,12 @@ def make_pyramid(path: str, base: type, in_channels: Sequence[int], **options) -
     """`Class(in_channels, levels=..., upsample=..., fusion=...)`, derived from `base`, the FPN.
 
     Raises:
-        UserError: when it cannot be imported or made, or does not give P'3..P'7.
+        UserError: when it cannot be imported or made, enhances nothing, or does not give P'3..P'7.
     """
     key = "model.pyramid.enhancement"
     pyramid_class = own_class(path, key, base)
+    if pyramid_class.enhance is base.enhance and pyramid_class.execute is base.execute:
+        raise UserError(f"{key}: {path} has no method enhance(levels): it would be the plain {base.__name__}, which is called none")
     with named(key, path, f"{pyramid_class.__name__}(...)"):
         pyramid = pyramid_class(in_channels, **options)
     _refuse_hidden_modules(key, path, pyramid)

@@ -69,6 +69,18 @@ class Broken(Small):
     def execute(self, images):
         return images.no_such_method()
 
+class Unfit(Small):
+    def execute(self, images):
+        return self.one(self.one(images) + images)
+
+class Misspelt(FPN):
+    def enhanced(self, levels):
+        return levels
+
+class Nothing(FPN):
+    def enhance(self, levels):
+        levels.reverse()
+
 class Twice(FPN):
     def build_enhancement(self):
         self.mix = Conv(self.channels, self.channels, 3)
@@ -145,7 +157,8 @@ def test_its_batch_norm_learns_in_training_only(parts, golden):
         ("{}:OneMap", ["Var, but must give a list of 3 maps"]),
         ("{}:WrongChannels", ["its C5 is [1, 7, 2, 3], not [1, 8, 2, 3]", "8 channels at stride 32"]),
         ("{}:WrongStride", ["its C5 is [1, 7, 4, 6], not [1, 7, 2, 3]"]),
-        ("{}:Broken", ["a picture raised AttributeError"]),
+        ("{}:Broken", ["Broken()(images [1, 3, 64, 96]) raised AttributeError in {}.py, line 54: "]),
+        ("{}:Unfit", ["raised RuntimeError in {}.py, line 58: Check failed xshape(12) == yshape(96)"]),
         ("{}:Hidden", ["Hidden.extra is a list of modules"]),
         ("os:system", ["not a class derived from jittor"]),
     ],
@@ -156,8 +169,9 @@ def test_a_backbone_that_does_not_fit_is_named(parts, name, words):
     with pytest.raises(UserError) as caught:
         RDPNet(config)
     assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
     for word in ["model.backbone.name", name, *words]:
-        assert word in str(caught.value)
+        assert word.format(parts) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +180,8 @@ def test_a_backbone_that_does_not_fit_is_named(parts, name, words):
         ("{}:Small", ["the class Small, not a class derived from jrdp.models.fpn.FPN"]),
         ("{}:Half", ["P'3 is [1, 128, 8, 12], not [1, 256, 8, 12]"]),
         ("{}:Fewer", ["enhance gives 3 values"]),
+        ("{}:Misspelt", ["has no method enhance(levels): it would be the plain FPN, which is called none"]),
+        ("{}:Nothing", ["enhance gives a NoneType, but must give the list of P'3..P'7"]),
     ],
 )
 def test_a_pyramid_that_does_not_fit_is_named(parts, name, words):
