@@ -15,6 +15,7 @@ from jrdp.config import dump_config, load_config, parse_config
 from jrdp.errors import UserError
 from jrdp.files import make_folder, write_json, write_text
 
+ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("AP", "AP50", "AP70", "AP75")
 
 
@@ -79,7 +80,7 @@ def format_table(table: dict, seeds: int) -> str:
 def main(arguments: list[str]) -> None:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(prog="ablation.sh", description=__doc__)
-    parser.add_argument("--recipe", type=Path, default=Path("configs/r50_isod.yaml"), help="how to train")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "configs/r50_isod.yaml", help="how to train")
     parser.add_argument("--seeds", default="1", help="comma-separated")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("designs", nargs="+", type=Path, help="what to train: YAML files")
@@ -92,6 +93,8 @@ def main(arguments: list[str]) -> None:
     runs: dict[str, list[Path]] = {}
     for design in options.designs:
         load_config(design)
+        if design.stem in runs:
+            raise UserError(f"two designs are called {design.stem}: their runs would be one; rename one of the files")
         config = parse_config(merge(recipe, yaml.safe_load(design.read_text()) or {}), str(design))
         write_text(options.out / f"{design.stem}.yaml", dump_config(config))
         runs[design.stem] = [options.out / f"{design.stem}_seed{seed}" for seed in seeds]

@@ -6,7 +6,7 @@
 #        configs/ablations/fpn.yaml configs/ablations/rdp.yaml configs/ablations/rdp_mra.yaml \
 #        [-- further options of jrdp train, such as --set data.root=/mnt/sets]
 #
-# The recipe says how to train (data, size, schedule), each design what to train. PYTHON names an interpreter with jrdp.
+# The recipe says how to train (data, size, schedule), each design what to train; files and a pyramid of your own are
+# looked for where you call it. PYTHON names an interpreter with jrdp.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec "${PYTHON:-python3}" scripts/ablation.py "$@"
+exec "${PYTHON:-python3}" "$(dirname "${BASH_SOURCE[0]}")/ablation.py" "$@"

@@ -140,10 +140,17 @@ def test_fine_tuning_moves_the_heads_only(trained, sample, tmp_path):
 
 
 def test_a_pyramid_of_ones_own_beside_the_papers(small, tmp_path):
-    command = [sys.executable, "scripts/ablation.py", "--recipe", str(small), "--out", str(tmp_path / "out")]
-    command += ["examples/gated_pyramid.yaml", "--", "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
+    """From a folder of one's own, which has the design and the pyramid's module."""
+    (tmp_path / "mine.py").write_text("from examples.gated_pyramid import GatedPyramid\n")
+    design = (ROOT / "examples" / "gated_pyramid.yaml").read_text().replace("examples.gated_pyramid:", "mine:")
+    (tmp_path / "gated_pyramid.yaml").write_text(design)
+    command = ["bash", str(ROOT / "scripts" / "ablation.sh"), "--recipe", str(small), "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
+    twice = [*command, "gated_pyramid.yaml", str(ROOT / "examples" / "gated_pyramid.yaml")]
+    refused = subprocess.run(twice, capture_output=True, text=True, timeout=100, env=environment, cwd=tmp_path)
+    assert refused.returncode == 2 and "two designs are called gated_pyramid" in refused.stderr
+    command += ["gated_pyramid.yaml", "--", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| gated_pyramid | test | 1 of 1 |" in done.stdout
     weights = load_file(str(tmp_path / "out" / "gated_pyramid_seed1" / "final.safetensors"))
