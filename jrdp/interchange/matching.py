@@ -113,7 +113,7 @@ def match_part(expected: Mapping[str, tuple], file: WeightFile) -> Part:
         if name in file.tensors and tuple(file.tensors[name].shape) == shape and dtype_name(file.tensors[name]) in _FLOATS
     }
     if not fits:
-        raise UserError(f"{file.path or 'the weights'}: no tensor has the name and shape of one of the network's; {file.likeness}")
+        raise UserError(f"{file.path or 'the weights'}: no tensor has the name and shape of one of the network's; it looks like {file.likeness}")
     return Part(
         fits,
         missing=[name for name in shapes if name not in file.tensors],
