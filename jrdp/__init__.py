@@ -69,7 +69,8 @@ def train(
         out: the run's folder.
         dataset: in place of `data.train`: an object with `len(dataset)` and `dataset[i] -> (picture, instances)`, see
             `jrdp.data.own`. It may be defined in the script or notebook itself, whatever the number of workers.
-        model: a network to train, such as `jrdp.load(...).network`; default: a new one of `config.model`.
+        model: a network to train, such as `jrdp.load(...).network` with `config=jrdp.load(...).config`; default: a new one
+            of `config.model`.
         on_step: called with each `jrdp.engine.steps.Step`.
         resume: continue the run in `out`.
         device, overrides: as in `load`.
@@ -95,7 +96,8 @@ def train(
     from jrdp.engine.train import train as run
 
     if not isinstance(model, (type(None), nn.Module)):
-        raise TypeError(f"model: expected a network (jittor.nn.Module), not {type(model).__name__}")
+        advice = "; give its .network" if isinstance(getattr(model, "network", None), nn.Module) else ""
+        raise TypeError(f"model: expected a network (jittor.nn.Module), not {type(model).__name__}{advice}")
     return run(chosen, pathlib.Path(out), resume, dataset, model, on_step)
 
 

@@ -6,11 +6,12 @@
 The picture is a file, a PIL image or an RGB uint8 array `[height, width, 3]`; the instances are masks (bool or uint8
 `[height, width]`, as a list or as one array `[G, height, width]`) or polygons (a list of parts `[x, y, x, y, ...]`), in
 the pixels of the picture. Boxes are made from them. With a third method, `original_size(index)` -> (height, width),
-pictures are not read once at the start to learn which of them are upright.
+pictures are not read once at the start to learn which of them are upright. A picture without instances is background.
 """
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -20,7 +21,7 @@ from PIL import Image
 from jrdp.config import InputConfig
 from jrdp.data.annotations import ImageEntry, Instance
 from jrdp.data.augmentation import Look
-from jrdp.data.coco import Example, record_of, targets_of
+from jrdp.data.coco import Example, Record, record_of, targets_of
 from jrdp.data.rle import encode_mask_as_list
 from jrdp.data.shapes import bounds_of, parse_segmentation
 from jrdp.data.transforms import prepare_image, read_image, resize_shape, sizes_of
@@ -33,19 +34,24 @@ class OwnDataset:
     """What the loader needs of a dataset, over an object with two methods.
 
     Raises:
-        UserError: naming the item and what is wrong with it, where it is not as described above; the first item is
-            looked at here, the others when they are asked for.
+        UserError: naming the item and what is wrong with it, where it is not as described above. Items are looked at
+            here up to the first with an instance, which there must be; the others when they are asked for.
     """
 
     def __init__(self, items: Any, input_config: InputConfig):
         self.items, self.input_config = items, input_config
+        if isinstance(items, (str, type)):
+            kind = "the text" if isinstance(items, str) else "the class"
+            advice = "a COCO json goes into data.train" if isinstance(items, str) else f"give an object, {items.__name__}(...)"
+            raise UserError(f"the dataset is {kind} {getattr(items, '__name__', items)}: {advice}")
         if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
             raise UserError(f"a dataset needs the methods __len__ and __getitem__, which {type(items).__name__} has not")
         if len(items) == 0:
             raise UserError(f"the dataset {type(items).__name__} is empty: there is nothing to train on")
-        self._read(0)
-        tells = hasattr(items, "original_size")
-        self._sizes = [tuple(map(int, items.original_size(k))) if tells else self._size(k) for k in range(len(items))]
+        self._tells = hasattr(items, "original_size")
+        self._sizes = [self._told_size(k) for k in range(len(items))] if self._tells else []
+        self._need_instances()
+        self._sizes = self._sizes or [self._size(k) for k in range(len(items))]
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -54,12 +60,7 @@ class OwnDataset:
         return self.example(index)
 
     def example(self, index: int, flip: bool = False, look: Look | None = None) -> Example:
-        photograph, instances = self._read(index)
-        entry = ImageEntry(index, f"item {index}", photograph.width, photograph.height)
-        if (entry.height, entry.width) != self._sizes[index]:
-            told = f"{self._sizes[index][1]}x{self._sizes[index][0]}"
-            raise UserError(f"item {index} of the dataset is {entry.width}x{entry.height}, not {told} as before")
-        record = record_of(entry, [_instance(shape, k, entry) for k, shape in enumerate(instances)])
+        photograph, record = self._record(index)
         image = prepare_image(photograph, self.input_config, flip, index, look)
         return Example(image, targets_of(record, image.size, flip))
 
@@ -73,6 +74,31 @@ class OwnDataset:
         height, width = self._sizes[index]
         return resize_shape(width, height, *sizes_of(self.input_config, look))
 
+    def _need_instances(self) -> None:
+        """Boxes, coordinates of 0..1 and masks as lists pass for polygons, of which nothing remains in any picture."""
+        if not any(self._record(index)[1].instances for index in range(len(self.items))):
+            raise UserError(
+                f"none of the {len(self.items)} items of the dataset has an instance that covers a pixel of its picture: "
+                "masks are arrays [height, width], polygons at least three points [x, y, x, y, ...] in pixels"
+            )
+
+    def _record(self, index: int) -> tuple[Image.Image, Record]:
+        photograph, instances = self._read(index)
+        entry = ImageEntry(index, f"item {index}", photograph.width, photograph.height)
+        if self._sizes and (entry.height, entry.width) != self._sizes[index]:
+            told = "{1}x{0}".format(*self._sizes[index])
+            who = f"as original_size({index}) says, (height, width)" if self._tells else "as before"
+            raise UserError(f"item {index} of the dataset is {entry.width}x{entry.height}, not {told} {who}")
+        return photograph, record_of(entry, [_instance(shape, k, entry) for k, shape in enumerate(instances)])
+
+    def _told_size(self, index: int) -> tuple[int, int]:
+        told = self.items.original_size(index)
+        try:
+            height, width = map(operator.index, told)
+        except (TypeError, ValueError):
+            raise UserError(f"original_size({index}) of the dataset gives {told!r}, not (height, width)") from None
+        return height, width
+
     def _size(self, index: int) -> tuple[int, int]:
         photograph, _ = self._read(index)
         return photograph.height, photograph.width
@@ -84,6 +110,8 @@ class OwnDataset:
         picture, instances = item
         if not isinstance(instances, (tuple, list, np.ndarray)):
             raise UserError(f"item {index} of the dataset: its instances are {_kind(instances)}, not a list of masks or polygons")
+        if isinstance(instances, np.ndarray) and instances.ndim == 2 and instances.size:
+            raise UserError(f"item {index} of the dataset: its instances are {_kind(instances)}, not masks [G, height, width]")
         return _photograph(picture, index, self.input_config.exif == "apply"), instances
 
 
@@ -92,7 +120,7 @@ def _photograph(picture: Any, index: int, upright: bool) -> Image.Image:
         return read_image(picture, upright=upright)
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and picture.size:
         return Image.fromarray(picture)
     raise UserError(
         f"item {index} of the dataset: its picture is {_kind(picture)}, not a file, a PIL image or an RGB uint8 array "

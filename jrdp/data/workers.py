@@ -33,6 +33,19 @@ _LENGTH = struct.Struct("<Q")
 _SECONDS_TO_END = 20
 
 
+def need_picklable(value: object, what: str, advice: str) -> None:
+    """Raise `UserError` where `value` cannot be sent to the processes of a `WorkerPool`; nothing is kept of the try."""
+    try:
+        cloudpickle.dump(value, _Nowhere(), protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception as error:  # whatever the members' own methods raise
+        raise UserError(f"{what} cannot be copied to other processes ({type(error).__name__}: {error}): {advice}") from error
+
+
+class _Nowhere:
+    def write(self, data) -> int:
+        return len(data)
+
+
 class WorkerDied(RuntimeError):
     """A worker ended before it answered."""
 

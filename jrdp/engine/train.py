@@ -17,6 +17,7 @@ from jrdp.data.catalog import load_dataset
 from jrdp.data.loader import TrainLoader
 from jrdp.data.own import GIVEN, OwnDataset
 from jrdp.data.transforms import batch_images
+from jrdp.data.workers import need_picklable
 from jrdp.engine import distributed
 from jrdp.engine.board import Board, need_tensorboard
 from jrdp.engine.checkpoint import Checkpoint, save_checkpoint
@@ -25,7 +26,7 @@ from jrdp.engine.curves import plot_curves
 from jrdp.engine.log import TrainingLog
 from jrdp.engine.loss_scale import LossScale
 from jrdp.engine.network import asks_for_fast, refuse_unfit_engine
-from jrdp.engine.run_folder import open_run
+from jrdp.engine.run_folder import differences, open_run
 from jrdp.engine.run_lock import run_lock
 from jrdp.engine.solver import Solver
 from jrdp.engine.start import fill_partly, initialise, read_start, start_from_scratch
@@ -55,7 +56,8 @@ def train(
     Jittor must have been started (`runtime.start`).
 
     dataset: in place of `data.train`, a `CocoDataset` or an object with two methods (`jrdp.data.own`).
-    model: in place of a new `RDPNet`, the network to train; without `train.weights` it starts as it is.
+    model: in place of a new `RDPNet`, the network to train; without `train.weights` it starts as it is. An `RDPNet` must
+        have been made with `config.model`.
     on_step: called with each `Step` when its checkpoint is written; what it raises ends the training.
 
     Returns:
@@ -68,7 +70,9 @@ def train(
     _check(config)
     if dataset is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"train": [GIVEN]})})
-        dataset = dataset if hasattr(dataset, "example") else OwnDataset(dataset, config.input)
+        dataset = dataset if hasattr(dataset, "example") else _own_dataset(dataset, config)
+    if isinstance(model, RDPNet):
+        refuse_another_network(model, config)
     with run_lock(out, resume):
         return _Run(config, out, resume, dataset, model).train(on_step)
 
@@ -84,6 +88,27 @@ def _check(config: Config) -> None:
         raise UserError("train.partial_weights has no effect without weights: give --weights, or leave it out")
     if config.train.tensorboard:
         need_tensorboard()
+
+
+def _own_dataset(items: Any, config: Config) -> OwnDataset:
+    if config.data.workers:
+        advice = "open files and locks where an item is asked for, or use data.workers=0"
+        need_picklable(items, f"the dataset {type(items).__name__}", advice)
+    return OwnDataset(items, config.input)
+
+
+def refuse_another_network(model: RDPNet, config: Config) -> None:
+    """The configuration is saved with the weights and says how to build the network that they belong to.
+
+    Raises:
+        UserError: naming the keys by which `config.model` is not what the network was made of.
+    """
+    differing = differences(config, config.model_copy(update={"model": model.config}))
+    if differing:
+        raise UserError(
+            f"the network given was made with another configuration: {', '.join(differing)} differ; give the one it was "
+            "made with, such as jrdp.load(...).config"
+        )
 
 
 class _Run:

@@ -104,6 +104,11 @@ PIXELS = np.zeros((40, 60, 3), np.uint8)
         (Items([(PIXELS, [mask(40, 60) * np.uint8(255)])]), "other values than 0 and 1"),
         (Items([(PIXELS, [[1, 2, 3]])]), "neither a mask nor a list of polygons"),
         (Items([(PIXELS, [3])]), "neither a mask nor a list of polygons"),
+        (Items([(PIXELS, mask(40, 60))]), r"its instances are an array bool \[40, 60\], not masks"),
+        (Items([(PIXELS, np.float32([[4, 4, 24, 24]]))]), r"its instances are an array float32 \[1, 4\], not masks"),
+        (Items([(PIXELS[:0], [])]), r"its picture is an array uint8 \[0, 60, 3\]"),
+        (Items, r"the dataset is the class Items: give an object, Items\(...\)"),
+        ("imgs:train.json", "the dataset is the text imgs:train.json: a COCO json goes into data.train"),
     ],
 )
 def test_what_is_not_as_described_is_named(items, words):
@@ -123,11 +128,35 @@ def test_sizes_that_are_told_are_believed_until_the_picture_says_otherwise():
         def original_size(self, index):
             return (40, 60) if index < 9 else (60, 40)
 
-    own = OwnDataset(Telling([(PIXELS, [])] * 10), INPUT)
+    own = OwnDataset(Telling([(PIXELS, [mask(40, 60)])] * 10), INPUT)
     assert Telling.asked == 1, "every picture was read"
     own.example(3)
-    with pytest.raises(UserError, match="item 9 of the dataset is 60x40, not 40x60 as before"):
+    with pytest.raises(UserError, match=r"item 9 of the dataset is 60x40, not 40x60 as original_size\(9\) says, \(height"):
         own.example(9)
+    for told in (None, "40x60", (40.5, 60), 40):
+        Telling.original_size = lambda self, index, told=told: told
+        with pytest.raises(UserError, match=r"original_size\(0\) of the dataset gives .*, not \(height, width\)"):
+            OwnDataset(Telling([(PIXELS, [mask(40, 60)])]), INPUT)
+    Telling.original_size = lambda self, index: (60, 40)
+    with pytest.raises(UserError, match="item 0 of the dataset is 60x40, not 40x60 as original_size"):
+        OwnDataset(Telling([(PIXELS, [mask(40, 60)])]), INPUT)
+
+
+@pytest.mark.parametrize(
+    "instances",
+    [
+        [],
+        [np.zeros((40, 60), bool)],
+        [mask(40, 60).tolist()],  # its rows pass for polygons
+        [[[4, 4, 24, 24]]],  # a box
+        [[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]],  # shares of the picture
+        [[[100, 100, 200, 100, 200, 200]]],  # outside
+    ],
+)
+def test_a_dataset_of_which_no_instance_remains_would_train_on_background_alone(instances):
+    with pytest.raises(UserError, match="none of the 2 items of the dataset has an instance that covers a pixel"):
+        OwnDataset(Items([(PIXELS, instances)] * 2), INPUT)
+    assert len(OwnDataset(Items([(PIXELS, instances), (PIXELS, [mask(40, 60)])]), INPUT)) == 2
 
 
 SCRIPT = """

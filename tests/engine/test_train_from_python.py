@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from jrdp.config import Config, load_config
 from jrdp.data.own import GIVEN
 from jrdp.dataset_tools.sample import write_sample
 from jrdp.engine.checkpoint import load_checkpoint
+from jrdp.engine.start import fill_partly, read_start, start_from_scratch
 from jrdp.engine.validation import Best, better
 from jrdp.errors import UserError
 from jrdp.interchange import WeightFile, match_part
+from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import named_tensors
+from jrdp.structures import ImageBatch
 
 SETTINGS = [
     "model.backbone.name=tiny_parts:Tiny",
@@ -90,6 +94,14 @@ def test_a_dataset_and_steps_of_ones_own(sample, tmp_path, capsys):
     assert on["iteration"] == 4 and [line["iteration"] for line in records(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+def test_a_dataset_that_cannot_be_copied_is_refused_before_anything_is_written(sample, tmp_path):
+    squares = Squares()
+    squares.lock = threading.Lock()
+    with pytest.raises(UserError, match="the dataset Squares cannot be copied .*use data.workers=0"):
+        train(settings(sample, 1, "data.workers=1"), tmp_path / "run", dataset=squares)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_on_step_raises_ends_the_training(sample, tmp_path):
     def stop(step):
         if step.iteration == 2:
@@ -117,6 +129,12 @@ def test_a_loaded_network_is_trained_on(sample, tmp_path):
     moved = [name for name in before if not np.array_equal(before[name], after[name])]
     assert "backbone.body.second.weight" in moved and "backbone.body.norm.weight" not in moved
     assert result["iteration"] == 2
+    with pytest.raises(TypeError, match="not SalientInstanceModel; give its .network"):
+        train(settings(sample, 2), tmp_path / "third", model=model)
+    other = settings(sample, 2, "model.pyramid.enhancement=dense", "model.fcos.nms_threshold=0.7")
+    with pytest.raises(UserError, match="model.fcos.nms_threshold, model.pyramid.enhancement differ; give the one it was"):
+        train(other, tmp_path / "third", model=model.network)  # the weights would be saved with this configuration
+    assert not (tmp_path / "third").exists()
     model.save_weights(tmp_path / "saved.safetensors")
     assert same_weights(tmp_path / "saved.safetensors", tmp_path / "second" / "final.safetensors")
     again = jrdp.load(tmp_path / "saved.safetensors", device="cpu")
@@ -204,7 +222,7 @@ def test_a_part_of_weights_starts_a_training_when_asked(sample, tmp_path, capsys
     kept["something.else.weight"] = np.zeros(2, np.float32)
     save_file(kept, str(tmp_path / "part.safetensors"))
     from_part = [f"train.weights={tmp_path}/part.safetensors", "solver.base_lr=1e-30"]
-    with pytest.raises(UserError, match="does not fit the network"):
+    with pytest.raises(UserError, match="does not fit the network.*; train.partial_weights=true takes what fits"):
         train(settings(sample, 1, *from_part), tmp_path / "strict")
     capsys.readouterr()
     train(settings(sample, 1, *from_part, "train.partial_weights=true"), tmp_path / "partial")
@@ -226,9 +244,36 @@ def test_a_part_without_the_backbone_has_its_norms_measured(sample, tmp_path, ca
     capsys.readouterr()
     more = [f"train.weights={tmp_path}/part.safetensors", "train.partial_weights=true"]
     train(settings(sample, 1, *more), tmp_path / "partial")
-    assert "batch norm of the backbone measured on one batch" in capsys.readouterr().out
+    assert "batch norm of the backbone measured on one batch: 1 of 1 layers" in capsys.readouterr().out
     after = load_file(str(tmp_path / "partial" / "final.safetensors"))
     assert (after["backbone.body.norm.running_var"] != 1).all()
+
+
+def test_the_weights_of_another_backbone_fill_their_part_and_what_stays_random_is_said():
+    config = load_config(None, ["model.backbone.name=r101", "train.partial_weights=true", "train.weights=r50.safetensors"])
+    network, smaller = RDPNet(config.model), RDPNet(load_config(None, []).model)
+    tensors = {name: value.numpy() for name, value in named_tensors(smaller).items()}
+    for name in tensors:
+        if name.endswith("running_var"):
+            tensors[name] = tensors[name] + 2
+    file = WeightFile({name: value for name, value in tensors.items() if ".stem." not in name}, path="r50.safetensors")
+    picture = ImageBatch(np.random.default_rng(0).normal(0, 50, (1, 3, 64, 96)).astype(np.float32), [(64, 96)], [(64, 96)], [0])
+    told = fill_partly(network, file, lambda: picture)
+    assert "measured on one batch: 52 of 104 layers" in told
+    assert "frozen and random: 1 tensors (backbone.body.stem: 1); model.backbone.freeze_at=0 lets them learn" in told
+    after = named_tensors(network)
+    assert (after["backbone.body.layer3.5.bn1.running_var"].numpy() == 3).all()  # filled, and so not measured
+    assert (after["backbone.body.layer3.6.bn1.running_var"].numpy() != 1).all()
+    assert "frozen and random: 11 tensors" in start_from_scratch(RDPNet(Config().model), picture)
+    learning = load_config(None, ["model.backbone.freeze_at=0"]).model
+    assert "frozen" not in start_from_scratch(RDPNet(learning), picture)
+
+
+def test_partial_weights_are_read_whatever_their_backbone_is(weights):
+    other = ["model.backbone.name=r101", f"train.weights={weights}"]
+    with pytest.raises(UserError, match="its backbone is ResNet-50, the configuration has ResNet-101.*partial_weights"):
+        read_start(load_config(None, other))
+    assert read_start(load_config(None, [*other, "train.partial_weights=true"])).likeness.backbone == "r50"
 
 
 def test_weights_of_which_nothing_fits_are_refused():
