@@ -12,7 +12,7 @@ pictures are not read once at the start to learn which of them are upright. A pi
 from __future__ import annotations
 
 import operator
-from pathlib import Path
+import os
 from typing import Any, Sequence
 
 import numpy as np
@@ -24,7 +24,7 @@ from jrdp.data.augmentation import Look
 from jrdp.data.coco import Example, Record, record_of, targets_of
 from jrdp.data.rle import encode_mask_as_list
 from jrdp.data.shapes import bounds_of, parse_segmentation
-from jrdp.data.transforms import prepare_image, read_image, resize_shape, sizes_of
+from jrdp.data.transforms import decoded, prepare_image, read_image, resize_shape, sizes_of
 from jrdp.errors import UserError
 
 GIVEN = "(a dataset given from Python)"  # what data.train says in the configuration of such a run
@@ -116,10 +116,10 @@ class OwnDataset:
 
 
 def _photograph(picture: Any, index: int, upright: bool) -> Image.Image:
-    if isinstance(picture, (str, Path)):
+    if isinstance(picture, (str, os.PathLike)):
         return read_image(picture, upright=upright)
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        return decoded(picture, upright=upright, name=f"item {index} of the dataset")
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and picture.size:
         return Image.fromarray(picture)
     raise UserError(

@@ -142,6 +142,27 @@ def test_sizes_that_are_told_are_believed_until_the_picture_says_otherwise():
         OwnDataset(Telling([(PIXELS, [mask(40, 60)])]), INPUT)
 
 
+def test_a_pil_image_is_read_as_its_file_would_be(tmp_path):
+    """Pillow's own conversion makes nearly all of 16 bits white, and its EXIF rotation would be lost."""
+    wide = Image.fromarray((np.arange(40 * 60, dtype=np.uint16) * 20).reshape(40, 60))
+    wide.save(tmp_path / "wide.png")
+    turned = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[274] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    upright = INPUT.model_copy(update={"exif": "apply"})
+    for name in ("wide.png", "turned.png"):
+        file = tmp_path / name
+        size = (60, 40) if name == "turned.png" else (40, 60)
+        for given, settings in ((file, INPUT), (file, upright)):
+            shape = mask(*size) if settings is INPUT else mask(40, 60)
+            one, other = (OwnDataset(Items([(p, [shape])]), settings)[0] for p in (given, Image.open(file)))
+            assert np.array_equal(one.image.pixels, other.image.pixels)
+            assert len(np.unique(one.image.pixels)) > 50
+    with pytest.raises(UserError, match="item 0 of the dataset: its pixels are floating-point"):
+        OwnDataset(Items([(Image.fromarray(np.ones((40, 60), np.float32)), [mask(40, 60)])]), INPUT)
+
+
 @pytest.mark.parametrize(
     "instances",
     [
