@@ -176,6 +176,17 @@ def _whole(report: dict) -> list[str]:
     for row in report["losses"]:
         values = list(row.values())
         lines.append(f"| {values[0]} | {values[1]} | " + " | ".join(f"{value:.4f}" for value in values[2:]) + " |")
+    if report.get("common"):
+        lines += [
+            "",
+            "That the two end apart is not the steps' doing: from one state, PyTorch's at the end, with its momentum, both took",
+            f"{len(report['common']) // len(seeds)} steps more. The first is the same but for rounding, which then grows from "
+            "step to step.",
+            "",
+            "| seed | step | losses, largest relative difference | parameters apart, of the way travelled |",
+            "| --- | --- | --- | --- |",
+            *(f"| {r['seed']} | {r['step']} | {_short(r['losses'])} | {_short(r['apart'])} |" for r in report["common"]),
+        ]
     lines += [
         "",
         "| data set | of | measure | Jittor | PyTorch | difference | spread of the seeds |",

@@ -35,6 +35,7 @@ from jrdp.interchange.published import locate
 SIDES = ("jittor", "torch")
 NAMES = {"jittor": "Jittor", "torch": "PyTorch"}
 SHOWN = ("AP", "AP50", "AP70")
+COMMON_STEPS = 5
 
 
 def compare_whole_training(
@@ -52,7 +53,8 @@ def compare_whole_training(
     The start is `options.weights`, else the configuration's train.weights, else synthetic. A seed is that of the data
     order, the mirroring and the parts that the start weights do not have, initialised as `jrdp train` does. True when each
     loss of step 1 is within `first_tolerance` (relative) and every AP of one set of weights is within
-    `return_tolerance` in the two frameworks. What the trainings end with is reported beside the seeds' spread; it is
+    `return_tolerance` in the two frameworks. At the end both sides take some steps more from PyTorch's state: where each
+    such step is the same, it is not the steps that make the two trainings end apart. What the trainings end with is reported beside the seeds' spread; it is
     not judged, as there is nothing that it should be equal to.
     """
     given = options.weights
@@ -62,6 +64,7 @@ def compare_whole_training(
     report = Report(f"A training of {steps} steps in Jittor and in PyTorch, {len(seeds)} seed(s)")
     histories: dict[int, list[dict]] = {}
     metrics: dict[int, dict[str, dict]] = {}
+    common: dict[int, list[dict]] = {}
     versions: dict[str, str] = {}
     for seed in seeds:
         folder = out / f"seed{seed}"
@@ -72,6 +75,7 @@ def compare_whole_training(
             if not config.data.test:
                 raise UserError("data.test is empty: name the sets that --evaluate is to test on")
             histories[seed] = _train(pair, datasets, folder, steps, seed, print_line)
+            common[seed] = _steps_in_common(pair, datasets, folder, steps, seed)
         metrics[seed] = _evaluate(options, config, folder, steps, print_line)
 
     _judge_first_steps(report, histories, first_tolerance)
@@ -90,6 +94,10 @@ def compare_whole_training(
     loss_rows = _loss_rows(histories)
     loss_columns = ["seed", "loss", "Jittor", "PyTorch", "difference", "scatter of the steps"]
     report.table(loss_columns, loss_rows)
+    report.heading("Further steps of both from PyTorch's state at the end")
+    common_columns = ["seed", "step", "losses, largest relative difference", "parameters apart, of the way travelled"]
+    common_rows = [[seed, *row.values()] for seed, rows in common.items() for row in rows]
+    report.table(common_columns, common_rows)
     report.heading("AP, and the return trip")
     columns = ["seed", "trained in", "data set", "of"]
     columns += [f"{name} {NAMES[side]}" for name in SHOWN for side in SIDES]
@@ -111,11 +119,13 @@ def compare_whole_training(
             "pictures_per_step": config.solver.batch_size,
             "size": [config.input.min_size, config.input.max_size],
             "losses": [dict(zip(loss_columns, row)) for row in loss_rows],
+            "common": [dict(zip(("seed", "step", "losses", "apart"), row)) for row in common_rows],
             "metrics": {str(seed): value for seed, value in metrics.items()},
             "spread": [dict(zip(spread_columns, row)) for row in spread],
         },
     )
     print_line(text_table(loss_columns, loss_rows))
+    print_line(text_table(common_columns, common_rows))
     print_line(text_table(columns, rows))
     print_line(text_table(spread_columns, spread))
     return report.verdict(out, print_line)
@@ -139,30 +149,75 @@ def _train(
         history = json.loads(record.read_text(encoding="utf-8"))
         if len(history) > steps:
             raise UserError(f"{folder} holds {len(history)} steps: give --steps {len(history)} or more, or another --out")
-        for side, worker in (("jittor", pair.jittor), ("torch", pair.torch)):
-            worker.ask("resume", state=str(states[side]))
+        _resume(pair, states)
         print_line(f"seed {seed}: goes on after step {len(history)}")
     period = pair.config.train.checkpoint_period
     remaining = steps - len(history)
     batches = training_batches(pair.config, datasets, seed, remaining, pair.folder, first=len(history))
     for step, batch in enumerate(batches, start=len(history) + 1):
-        losses = {"jittor": pair.jittor.ask("step", batch=str(batch), iteration=step)}
-        # Nothing but time differs: what the released network also sends through the mask head does not train it.
-        losses["torch"] = pair.torch.ask("step", batch=str(batch), iteration=step, only_positive=True)
-        history.append({"step": step, **losses})
+        history.append({"step": step, **_step(pair, batch, step)})
         if step % pair.config.train.log_period == 0 or step == steps:
             both = ", ".join(f"{_mean_total(history[-10:], side):.4f} ({NAMES[side]})" for side in SIDES)
             print_line(f"seed {seed}, step {step}: loss {both}")
         if step % period == 0 or step == steps:
-            pair.jittor.ask("suspend", out=str(states["jittor"]))
-            pair.torch.ask("suspend", out=str(states["torch"]))
+            _suspend(pair, states)
             write_json(record, history)
     for side in SIDES:
-        arrays = load_arrays(states[side])
-        tensors = {n[len("weight/") :]: v for n, v in arrays.items() if n.startswith("weight/")}
+        tensors = _weights(states[side])
         metadata = {"config": pair.config.model_dump(mode="json")}
         interchange.write(folder / f"{side}_{steps}.pth", interchange.WeightFile(tensors, metadata=metadata))
     return history
+
+
+def _steps_in_common(pair: Pair, datasets: list[str], folder: Path, steps: int, seed: int) -> list[dict]:
+    """`COMMON_STEPS` further steps of both sides from the twin's state after `steps`; kept in `common_N.json`.
+
+    Of each: losses, the largest relative difference of the four; apart, the distance of the two sides' parameters behind
+    it over the way that the twin's have travelled.
+    """
+    record = folder / f"common_{steps}.json"
+    if record.is_file():
+        return json.loads(record.read_text(encoding="utf-8"))
+    start = folder / "torch_state.npz"
+    reached = {side: pair.folder / f"{side}_common.npz" for side in SIDES}
+    _resume(pair, {side: start for side in SIDES})
+    found = []
+    batches = training_batches(pair.config, datasets, seed, COMMON_STEPS, pair.folder, first=steps)
+    for step, batch in enumerate(batches, start=steps + 1):
+        losses = _step(pair, batch, step)
+        ours, theirs = (np.array([losses[side][name] for name in LOSSES]) for side in SIDES)
+        _suspend(pair, reached)
+        before, jittor, torch = (_weights(path) for path in (start, reached["jittor"], reached["torch"]))
+        apart = _distance(jittor, torch) / _distance(torch, before)
+        found.append({"step": step, "losses": float(np.max(np.abs(ours - theirs) / np.abs(theirs))), "apart": apart})
+    write_json(record, found)
+    return found
+
+
+def _step(pair: Pair, batch: Path, step: int) -> dict[str, dict[str, float]]:
+    """A step of both sides; the losses before it."""
+    jittor = pair.jittor.ask("step", batch=str(batch), iteration=step)
+    # Nothing but time differs: what the released network also sends through the mask head does not train it.
+    return {"jittor": jittor, "torch": pair.torch.ask("step", batch=str(batch), iteration=step, only_positive=True)}
+
+
+def _suspend(pair: Pair, states: dict[str, Path]) -> None:
+    pair.jittor.ask("suspend", out=str(states["jittor"]))
+    pair.torch.ask("suspend", out=str(states["torch"]))
+
+
+def _resume(pair: Pair, states: dict[str, Path]) -> None:
+    pair.jittor.ask("resume", state=str(states["jittor"]))
+    pair.torch.ask("resume", state=str(states["torch"]))
+
+
+def _weights(state: Path) -> dict[str, np.ndarray]:
+    """The network's tensors of a state that was suspended."""
+    return {n[len("weight/") :]: v for n, v in load_arrays(state).items() if n.startswith("weight/")}
+
+
+def _distance(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.square(one[name] - other[name], dtype=np.float64).sum() for name in one)))
 
 
 def _evaluate(

@@ -89,6 +89,7 @@ def test_a_whole_training_has_a_document_with_its_curves(document, monkeypatch, 
         "settings": ["data.root=/home/x", "train.weights=/home/x/start.pth"], "weights": "start.pth", "weights_of_config": False, "pictures_per_step": 4, "size": [128, 192],
         "losses": [{"seed": 3, "loss": "total", "Jittor": 1.25, "PyTorch": 1.5, "difference": -0.25, "scatter": 0.125}],
         "spread": [{"set": "val", "of": "segm", "measure": "AP", "Jittor": 0.5, "PyTorch": 0.25, "difference": 0.25, "gap": "one seed"}],
+        "common": [{"seed": 3, "step": 601, "losses": 2e-7, "apart": 7e-5}],
         "metrics": {"3": {"jittor": {"jittor": metrics(0.5), "torch": metrics(0.4375)}}},
     }  # fmt: skip
     done(tmp_path, "whole", "jrdp compare training", report=report)
@@ -101,6 +102,7 @@ def test_a_whole_training_has_a_document_with_its_curves(document, monkeypatch, 
     assert (tmp_path / "t_seed3.png").read_bytes() == b"hallo" and "(t_seed3.png)" in text and "What it was." in text
     assert "| 3 | total | 1.2500 | 1.5000 | -0.2500 | 0.1250 |" in text and "at most 0.062 apart" in text
     assert "--config c.yaml --weights start.pth --set data.root=DATA --set train.weights=weights/start.pth --steps 600 --evaluate --seeds 3" in text
+    assert "| 3 | 601 | 2e-07 | 7e-05 |" in text
     assert "/home/x" not in text and "torch 2.13.0" in text and "Verdict: equal" in text
     report["weights_of_config"] = True
     (tmp_path / "whole" / "report.json").write_text(json.dumps(report))

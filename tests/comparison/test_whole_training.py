@@ -37,6 +37,10 @@ def test_it_trains_evaluates_and_goes_on(both_frameworks, tmp_path):
     assert [entry["step"] for entry in history] == [1, 2]
     assert history[0]["jittor"] == pytest.approx(history[0]["torch"], rel=1e-4)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
+    common = report["common"]
+    assert [row["step"] for row in common] == [3, 4, 5, 6, 7]
+    assert common[0]["losses"] < 1e-4 and common[0]["apart"] < 1e-2  # one step from one state, momentum included
+    assert json.loads((folder / "common_2.json").read_text())[0]["losses"] == common[0]["losses"]
     metrics = report["metrics"]["7"]
     assert set(metrics) == set(metrics["jittor"]) == {"jittor", "torch"}
     trained = interchange.read(folder / "jittor_2.pth").tensors
