@@ -101,7 +101,9 @@ def _let_compilers_outlive_ctrl_c() -> None:
     """
     import jittor_utils
 
-    begin = jittor_utils.pool_initializer
+    begin = getattr(jittor_utils, "pool_initializer", None)
+    if begin is None:  # a Jittor without such a pool
+        return
 
     def begin_and_stay() -> None:
         begin()
