@@ -102,9 +102,14 @@ class FastNetwork:
         return sum(convolution.packed_bytes for convolution in self._convolutions)
 
     def detect(self, batch: ImageBatch) -> list[Instances]:
-        """The instances of each image in network pixels, with `mask_probabilities`; as `RDPNet.detect`."""
+        """The instances of each image in network pixels, with `mask_probabilities`; as `RDPNet.detect`.
+
+        Raises `UserError` where the network answers with NaN, of which decoding would leave a part of the boxes.
+        """
         levels = self.pyramid(self.backbone(to_nhwc(batch.images)))
-        found = decode(*self.head(levels), batch.sizes, self.config.fcos)
+        answers = self.head(levels)
+        _refuse_nan(answers)
+        found = decode(*answers, batch.sizes, self.config.fcos)
         masks = self.mask_head.probabilities(levels, rois_of(found))
         ends = np.cumsum([len(boxes) for boxes, _ in found])[:-1]
         return [
@@ -125,6 +130,16 @@ class FastNetwork:
             arrays[f"bbox_reg_P{level}"] = distances[k]
             arrays[f"centerness_P{level}"] = centerness[k]
         return arrays
+
+
+def _refuse_nan(answers: tuple[list[np.ndarray], ...]) -> None:
+    """answers: logits, distances and centerness, each by level."""
+    for level, maps in zip(LEVELS, zip(*answers)):
+        if any(np.isnan(values).any() for values in maps):
+            raise UserError(
+                f"the network answers with NaN at P{level}: numbers in it grow beyond float32, as after a training that "
+                "diverged; see what --set test.engine=plain finds"
+            )
 
 
 def to_nhwc(images: np.ndarray) -> jt.Var:

@@ -17,6 +17,7 @@ from jrdp.data.transforms import PreparedImage, batch_images, prepare_image, rea
 from jrdp.errors import UserError
 from jrdp.fast import FastNetwork, supports
 from jrdp.fast import network as fast_network
+from jrdp.models.fcos_decode import Detections
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors
 from jrdp.ops import paste_masks
@@ -148,11 +149,30 @@ def test_a_batch_of_different_sizes_equals_the_plain_network(seeded, r50):
         assert_same(r50.detect(changed), wanted)
 
 
-def test_no_detection_at_all(seeded):
-    """Every level always has a best location, so only a classification that is no number gives nothing."""
+def test_attention_that_is_far_from_zero_equals_the_plain_network(seeded):
+    """Weights of a training that nearly diverged: logits of the attention of some hundreds, either sign."""
     tensors = dict(seeded("r50"))
-    tensors["rpn.head.cls_logits.bias"] = np.array([np.nan], np.float32)
-    found = FastNetwork(tensors, ModelConfig()).detect(noise_batch((32, 64), (64, 32)))
+    for name in [name for name in tensors if "att_block" in name and name.endswith("weight")]:
+        tensors[name] = tensors[name] * np.float32(1e4)
+    plain, fast = RDPNet(ModelConfig()), FastNetwork(tensors, ModelConfig())
+    assign_state(plain, tensors)
+    batch = noise_batch((96, 128))
+    logits = fast.stages(batch.images, np.float32([[0, 8, 8, 80, 60]]))["att_logit_P4"]
+    assert logits.min() < -100 and logits.max() > 100
+    assert_same(fast.detect(batch), plain.detect(batch))
+
+
+def test_answers_that_are_no_numbers_are_refused(seeded):
+    """Every level always has a best location, so only a classification that is no number gives nothing."""
+    tensors = {**seeded("r50"), "rpn.head.cls_logits.bias": np.float32([np.nan])}
+    with pytest.raises(UserError, match="answers with NaN at P3"):
+        FastNetwork(tensors, ModelConfig()).detect(noise_batch((32, 64), (64, 32)))
+
+
+def test_no_detection_at_all(r50, monkeypatch):
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    monkeypatch.setattr(fast_network, "decode", lambda *answers: [nothing, nothing])
+    found = r50.detect(noise_batch((32, 64), (64, 32)))
     assert [len(instances) for instances in found] == [0, 0]
     assert found[0].boxes.shape == (0, 4) and found[0].mask_probabilities.shape == (0, 32, 32)
     assert found[1].size == (64, 32)

@@ -213,6 +213,15 @@ def test_resize_concat(sizes, attend):
     assert relative(found, wanted) < 5e-6
 
 
+def test_attention_far_from_zero_is_zero_or_one():
+    """As in networks that nearly diverged: exp of it is beyond float32."""
+    logits = np.float32([0, -30, -88, -89, -104, -1e4, -3e38, 88, 89, 1e4, 3e38]).repeat(32).reshape(1, 1, 11, 32)
+    level, finer = normal(1, 1, 11, 32), normal(1, 2, 22, 32)
+    found = operators.resize_concat([jt.array(finer)], jt.array(level), jt.array(logits)).numpy()[..., :32]
+    share = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+    np.testing.assert_allclose(found, share * resize(finer, 1, 11), rtol=1e-5, atol=1e-30)
+
+
 def test_resize_concat_refuses_more_maps_than_it_has_inputs_for():
     with pytest.raises(ValueError, match="1 to 4"):
         operators.resize_concat([jt.zeros((1, 2, 2, 8))] * 5, jt.zeros((1, 2, 2, 8)))

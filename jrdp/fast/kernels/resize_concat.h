@@ -11,6 +11,12 @@
 
 namespace jrdp_fast {
 
+// exp is only taken of negative numbers: fast arithmetic divides by an approximation, which gives NaN for infinity.
+inline float sigmoid(float x) {
+    const float small = std::exp(-std::fabs(x)), share = 1.f / (1.f + small);
+    return x < 0 ? small * share : share;
+}
+
 template <class Number>
 struct Map {
     const Number* data;
@@ -34,7 +40,7 @@ inline void resize_concat(const Number* level, const Logit* attention, const Map
                     float* f = factor.data();
                     if (attention) {
                         const Logit* logit = attention + pixel * channels;
-                        for (int c = 0; c < channels; c++) f[c] = 1.f / (1.f + std::exp(-number(logit + c)));
+                        for (int c = 0; c < channels; c++) f[c] = sigmoid(number(logit + c));
                     }
                     for (int k = 0; k < count; k++, o += channels) {
                         const Map<Number>& m = maps[k];
