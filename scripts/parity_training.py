@@ -206,7 +206,7 @@ def _whole(report: dict) -> list[str]:
     lines += [
         "",
         f"Return trip: each framework's weights evaluated in both, {len(gaps)} pairs of AP, AP50 and AP70: at most "
-        f"{_short(max(gaps))} apart.",
+        f"{_short(max(gaps))} apart. (What one instance of a test set counts is allowed: a decision within rounding finds or loses it.)",
         "",
     ]
     return lines

@@ -78,3 +78,13 @@ def test_it_starts_from_weights_that_the_configuration_names(monkeypatch, tmp_pa
         with pytest.raises(UserError, match="seen"):
             compare_whole_training(Options(settings=[f"train.weights={named}"]), [], tmp_path, steps=1, seeds=[1])
         assert chosen[-1] == path
+
+
+@pytest.mark.parametrize("apart, instances, wrong", [(0.0, 50, False), (0.015, 50, False), (0.025, 50, True), (0.0015, 5000, True)])
+def test_the_return_trip_may_be_apart_by_one_instance(apart, instances, wrong):
+    def metrics(value):
+        return {"val": {kind: {"AP": 0.5, "AP50": 0.75, "AP70": value, "instances": instances} for kind in ("bbox", "segm")}}
+
+    both = {"jittor": metrics(0.5), "torch": metrics(0.5 + apart)}
+    found = whole_training._wrong_trips({1: {"jittor": both, "torch": {side: metrics(0.5) for side in both}}}, 0.001)
+    assert found == [wrong, wrong, False, False]
