@@ -8,7 +8,9 @@ import sys
 import pytest
 
 READY = """
-import sys, time
+import signal, sys, time
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # nohup has it ignored
+    signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 from jrdp import endings
 from jrdp.machine import runtime
 runtime.start("cpu")
