@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import numpy as np
 import yaml
@@ -54,8 +54,9 @@ def compare_whole_training(
     order, the mirroring and the parts that the start weights do not have, initialised as `jrdp train` does. True when each
     loss of step 1 is within `first_tolerance` (relative) and every AP of one set of weights is within
     `return_tolerance`, or what one instance of the test set counts, in the two frameworks: a decision within rounding (a
-    mask's pixel, an IoU at the NMS threshold) can find or lose one. At the end both sides take some steps more from PyTorch's state: where each
-    such step is the same, it is not the steps that make the two trainings end apart. What the trainings end with is reported beside the seeds' spread; it is
+    mask's pixel, an IoU at the NMS threshold) can find or lose one. At the end both sides take some steps more from
+    PyTorch's state: where each such step is the same, it is not the steps that make the two trainings end apart. What
+    the trainings end with is reported beside the seeds' spread; it is
     not judged, as there is nothing that it should be equal to.
     """
     given = options.weights
@@ -181,15 +182,15 @@ def _steps_in_common(pair: Pair, datasets: list[str], folder: Path, steps: int, 
     start = folder / "torch_state.npz"
     reached = {side: pair.folder / f"{side}_common.npz" for side in SIDES}
     _resume(pair, {side: start for side in SIDES})
-    found = []
+    before, found = _weights(start), []
     batches = training_batches(pair.config, datasets, seed, COMMON_STEPS, pair.folder, first=steps)
     for step, batch in enumerate(batches, start=steps + 1):
         losses = _step(pair, batch, step)
-        ours, theirs = (np.array([losses[side][name] for name in LOSSES]) for side in SIDES)
         _suspend(pair, reached)
-        before, jittor, torch = (_weights(path) for path in (start, reached["jittor"], reached["torch"]))
+        jittor, torch = (_weights(reached[side]) for side in SIDES)
         apart = _distance(jittor, torch) / _distance(torch, before)
-        found.append({"step": step, "losses": float(np.max(np.abs(ours - theirs) / np.abs(theirs))), "apart": apart})
+        worst = max(_relative(losses["jittor"][name], losses["torch"][name]) for name in LOSSES)
+        found.append({"step": step, "losses": worst, "apart": apart})
     write_json(record, found)
     return found
 
@@ -255,12 +256,16 @@ def _test_in_jittor(options: Options, config: Path, weights: Path, name: str, ta
 def _judge_first_steps(report: Report, histories: dict[int, list[dict]], tolerance: float) -> None:
     for seed, history in histories.items():
         for name in LOSSES:
-            ours, theirs = history[0]["jittor"][name], history[0]["torch"][name]
-            error = abs(ours - theirs) / abs(theirs) if theirs else abs(ours)
+            error = _relative(history[0]["jittor"][name], history[0]["torch"][name])
             if not error <= tolerance:
                 report.failures.append(
                     f"seed {seed}: {name} of step 1 differs by {error:.3g} (tolerance {tolerance:g})"
                 )
+
+
+def _relative(ours: float, theirs: float) -> float:
+    """A loss's relative difference; of one that is zero, as without a positive RoI, the difference itself."""
+    return abs(ours - theirs) / abs(theirs) if theirs else abs(ours)
 
 
 def _loss_rows(histories: dict[int, list[dict]]) -> list[list]:
@@ -276,28 +281,30 @@ def _loss_rows(histories: dict[int, list[dict]]) -> list[list]:
     return rows
 
 
-def _metric_rows(metrics: dict[int, dict[str, dict]]) -> list[list]:
-    """seed, trained in, data set, kind, then each measure in Jittor and in PyTorch."""
-    rows = []
+def _trips(metrics: dict[int, dict[str, dict]]) -> Iterator[tuple[int, str, str, str, dict[str, dict]]]:
+    """seed, side that trained, data set, kind, and the measures by the side that evaluated."""
     for seed, by_weights in metrics.items():
         for trained, by_side in by_weights.items():
             for place in by_side["jittor"]:
                 for kind in ("bbox", "segm"):
-                    values = [by_side[side][place][kind][name] for name in SHOWN for side in SIDES]
-                    rows.append([seed, NAMES[trained], place, kind, *values])
-    return rows
+                    yield seed, trained, place, kind, {side: by_side[side][place][kind] for side in SIDES}
+
+
+def _metric_rows(metrics: dict[int, dict[str, dict]]) -> list[list]:
+    """seed, trained in, data set, kind, then each measure in Jittor and in PyTorch."""
+    return [
+        [seed, NAMES[trained], place, kind, *(found[side][name] for name in SHOWN for side in SIDES)]
+        for seed, trained, place, kind, found in _trips(metrics)
+    ]
 
 
 def _wrong_trips(metrics: dict[int, dict[str, dict]], tolerance: float) -> list[bool]:
     """For each of `_metric_rows`, whether the two frameworks' APs of these weights are further apart than is allowed."""
     wrong = []
-    for by_weights in metrics.values():
-        for by_side in by_weights.values():
-            for place in by_side["jittor"]:
-                for kind in ("bbox", "segm"):
-                    ours, theirs = (by_side[side][place][kind] for side in SIDES)
-                    allowed = max(tolerance, 1 / max(ours["instances"], 1))
-                    wrong.append(max(abs(ours[name] - theirs[name]) for name in SHOWN) > allowed)
+    for *_, found in _trips(metrics):
+        ours, theirs = (found[side] for side in SIDES)
+        allowed = max(tolerance, 1 / max(ours["instances"], 1))
+        wrong.append(max(abs(ours[name] - theirs[name]) for name in SHOWN) > allowed)
     return wrong
 
 

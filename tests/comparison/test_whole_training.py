@@ -88,3 +88,7 @@ def test_the_return_trip_may_be_apart_by_one_instance(apart, instances, wrong):
     both = {"jittor": metrics(0.5), "torch": metrics(0.5 + apart)}
     found = whole_training._wrong_trips({1: {"jittor": both, "torch": {side: metrics(0.5) for side in both}}}, 0.001)
     assert found == [wrong, wrong, False, False]
+
+
+def test_a_loss_that_is_zero_has_no_relative_difference():
+    assert whole_training._relative(3.0, 2.0) == 0.5 and whole_training._relative(0.25, 0.0) == 0.25
