@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from math import prod
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
-from jrdp.interchange.pickles import Buildable, Global, Skipped
+from jrdp.interchange.pickles import Buildable, Global, Skipped, UnusualTensor, is_key
 from jrdp.interchange.tensors import NUMPY_TYPES, Budget, FormatError, Tensor, from_bits
 
 _MAX_DIMENSIONS = 32
@@ -16,6 +16,25 @@ _NUMPY_CODES = {
     "f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1", "?",
     "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
 }  # fmt: skip
+
+# Bytes of an element of torch's types that no weight file holds: such tensors are stepped over.
+UNUSUAL_TYPES = {
+    "complex32": 4, "complex64": 8, "complex128": 16, "uint16": 2, "uint32": 4, "uint64": 8, "qint8": 1, "quint8": 1,
+    "qint32": 4, "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+}  # fmt: skip
+# The functions that rebuild torch's tensors of other kinds, what those are called, and what makes a plain one of them.
+_UNUSUAL_TENSORS = {
+    "_rebuild_sparse_tensor": ("a sparse tensor", "tensor.to_dense()"),
+    "_rebuild_sparse_csr_tensor": ("a sparse tensor", "tensor.to_dense()"),
+    "_rebuild_nested_tensor": ("a nested tensor", ""),
+    "_rebuild_qtensor": ("a quantised tensor", "tensor.dequantize()"),
+    "_rebuild_meta_tensor_no_storage": ("a tensor of the device meta, which has no values", ""),
+    "_rebuild_wrapper_subclass": ("a tensor of a class of its own", ""),
+}
+_QUANTISATION_SCHEMES = (
+    "per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric",
+    "per_channel_affine_float_qparams",
+)  # fmt: skip
 
 
 class Storage:
@@ -28,7 +47,7 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        return self.count * NUMPY_TYPES[self.dtype].itemsize
+        return self.count * (UNUSUAL_TYPES.get(self.dtype) or NUMPY_TYPES[self.dtype].itemsize)
 
     def elements(self, dtype: str) -> np.ndarray:
         if self.data is None:
@@ -73,13 +92,16 @@ class StoredTensor:
 
 
 class PickledDtype(Buildable):
+    """An element type; `dtype` is None for one that is no number, whose arrays are stepped over."""
+
     def __init__(self, code: Any):
-        if not isinstance(code, str) or code not in _NUMPY_CODES:
-            shown = code[:20] if isinstance(code, str) else type(code).__name__
-            raise FormatError(f"it holds an array of type {shown!r}, which is no kind of number; refused")
-        self.dtype = np.dtype(code)
+        known = isinstance(code, str) and code in _NUMPY_CODES
+        self.dtype = np.dtype(code) if known else None
+        self.code = code[:20] if isinstance(code, str) else type(code).__name__
 
     def set_state(self, state: Any) -> None:
+        if self.dtype is None:
+            return
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
             raise FormatError("an array type in it is damaged")
         self.dtype = self.dtype.newbyteorder(state[1])
@@ -89,25 +111,31 @@ class PickledArray(Buildable):
     """A NumPy array between `_reconstruct` and its state."""
 
     def __init__(self, budget: Budget):
-        self.value: np.ndarray | None = None
+        self.value: np.ndarray | UnusualTensor | None = None
         self._budget = budget
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
             raise FormatError("an array in it is damaged")
         _, shape, dtype, fortran, data = state
-        if isinstance(data, str):  # written by Python 2
+        if isinstance(data, str) and _is_number(dtype):  # written by Python 2
             self._budget.take(len(data))
             data = data.encode("latin-1")
         self.value = _array(self._budget, shape, dtype, "F" if fortran else "C", data)
 
-    def array(self, budget: Budget) -> np.ndarray:
+    def array(self, budget: Budget) -> np.ndarray | UnusualTensor:
         if self.value is None:
             raise FormatError("an array in it has no contents: the file is damaged")
         return self.value
 
 
-def _array(budget: Budget, shape: Any, dtype: Any, order: str, data: Any) -> np.ndarray:
+def _is_number(dtype: Any) -> bool:
+    return isinstance(dtype, PickledDtype) and dtype.dtype is not None
+
+
+def _array(budget: Budget, shape: Any, dtype: Any, order: str, data: Any) -> np.ndarray | UnusualTensor:
+    if isinstance(dtype, PickledDtype) and dtype.dtype is None:
+        return UnusualTensor(f"an array of NumPy's type {dtype.code!r}")
     if not _is_shape(shape) or not isinstance(dtype, PickledDtype) or not isinstance(data, (bytes, memoryview)):
         raise FormatError("an array in it is damaged")
     if prod(shape) * dtype.dtype.itemsize != len(data):
@@ -137,9 +165,8 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
         result: OrderedDict = OrderedDict()
         for pair in pairs.items() if isinstance(pairs, dict) else pairs:
             key, value = pair
-            if not isinstance(key, (str, int)):
-                raise FormatError(f"its pickle uses a {type(key).__name__} as a key; refused")
-            result[key] = value
+            if is_key(key):
+                result[key] = value
         return result
 
     def counter(*arguments: Any) -> Counter:
@@ -159,17 +186,29 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
         return b""
 
     def scalar(dtype: PickledDtype, data: Any) -> Any:
-        return _array(budget, (), dtype, "C", data.encode("latin-1") if isinstance(data, str) else data).item()
+        if isinstance(data, str) and _is_number(dtype):
+            data = data.encode("latin-1")
+        value = _array(budget, (), dtype, "C", data)
+        return value.item() if isinstance(value, np.ndarray) else value
 
-    def tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor:
-        return StoredTensor(storage, offset, size, stride)
+    def stored(storage: Any, offset: Any, size: Any, stride: Any, dtype: str | None = None) -> Any:
+        kind = dtype or getattr(storage, "dtype", None)
+        if kind in UNUSUAL_TYPES:
+            return UnusualTensor(f"a tensor of torch.{kind}", "" if kind.startswith("q") else "tensor.float()")
+        return StoredTensor(storage, offset, size, stride, dtype)
+
+    def tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
+        return stored(storage, offset, size, stride)
 
     def tensor_v3(
         storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, dtype: Any, *_: Any
-    ) -> StoredTensor:
-        if not isinstance(dtype, Global) or dtype.value not in NUMPY_TYPES:
+    ) -> Any:
+        if not isinstance(dtype, Global) or dtype.value not in (*NUMPY_TYPES, *UNUSUAL_TYPES):
             raise FormatError("a tensor in it has an unknown element type")
-        return StoredTensor(storage, offset, size, stride, dtype.value)
+        return stored(storage, offset, size, stride, dtype.value)
+
+    def unusual(name: str, remedy: str) -> Callable[..., UnusualTensor]:
+        return lambda *_: UnusualTensor(name, remedy)
 
     def first(value: Any, *_: Any) -> Any:
         return value
@@ -197,10 +236,13 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
         ("torch._utils", "_rebuild_parameter"): first,
         ("torch._utils", "_rebuild_parameter_with_state"): first,
         ("torch._tensor", "_rebuild_from_type_v2"): from_type,
+        ("torch.serialization", "_get_layout"): lambda *_: None,
         ("jittor", "Var"): first,
         ("jittor", "jittor_core.Var"): first,
         ("jittor_core", "Var"): first,
     }
+    for function, kind in _UNUSUAL_TENSORS.items():
+        table["torch._utils", function] = unusual(*kind)
     for core in ("numpy.core", "numpy._core"):
         table[f"{core}.multiarray", "_reconstruct"] = lambda *_: PickledArray(budget)
         table[f"{core}.multiarray", "scalar"] = scalar
@@ -210,8 +252,10 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
     names = {key: Global(".".join(key), build=function) for key, function in table.items()}
     for key in [("numpy", "ndarray"), ("torch", "Tensor"), ("torch.nn.parameter", "Parameter")]:
         names[key] = Global(".".join(key))
-    for dtype in NUMPY_TYPES:
+    for dtype in (*NUMPY_TYPES, *UNUSUAL_TYPES):
         names["torch", dtype] = Global(f"torch.{dtype}", value=dtype)
+    for scheme in _QUANTISATION_SCHEMES:
+        names["torch", scheme] = Global(f"torch.{scheme}")
     for storage, dtype in STORAGE_TYPES.items():
         for module in ("torch", "torch.cuda"):
             names[module, storage] = Global(f"{module}.{storage}", value=dtype)
@@ -230,6 +274,11 @@ STORAGE_TYPES = {
     "CharStorage": "int8",
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
 }
 
 

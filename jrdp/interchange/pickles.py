@@ -19,7 +19,7 @@ from jrdp.interchange.tensors import FormatError
 
 # A checkpoint's pickle is a short program: about 50 steps a tensor.
 _MAX_STEPS = 2_000_000
-_MAX_INT_BYTES = 16
+_MAX_INT_BYTES = 64  # states of random generators and UUIDs have 17
 _MAX_LINE = 4096
 # Longer byte strings are array contents: they stay views of the file.
 _VIEW_FROM = 4096
@@ -130,7 +130,7 @@ class Unpickler:
         self._push({b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line))
 
     def _long_line(self) -> None:
-        self._push(int(self._line(48).rstrip(b"L")))
+        self._push(int(self._line(200).rstrip(b"L")))
 
     def _long(self, layout: str) -> None:
         count = self._number(layout)
@@ -191,10 +191,8 @@ class Unpickler:
         if len(values) % 2:
             raise FormatError("its pickle is damaged (a key without a value)")
         for key, value in zip(values[::2], values[1::2]):
-            # Hashing nested or huge keys could take for ever.
-            if not isinstance(key, (str, float, type(None))) and not (isinstance(key, int) and abs(key) < 1 << 64):
-                raise FormatError(f"its pickle uses a {type(key).__name__} as a key; refused")
-            target[key] = value
+            if is_key(key):
+                target[key] = value
 
     def _set_item(self) -> None:
         value, key = self._pop(), self._pop()
@@ -272,6 +270,11 @@ class Unpickler:
         self._push(self._persistent(identifier))
 
 
+def is_key(key: Any) -> bool:
+    """Whether an entry of this key is kept: no weights have another, and hashing what is nested could take for ever."""
+    return isinstance(key, (str, bytes, float, type(None))) or (isinstance(key, int) and abs(key) < 1 << 64)
+
+
 class Buildable:
     """A value that a pickle makes in two steps."""
 
@@ -287,6 +290,14 @@ class Skipped(Buildable):
 
     def set_state(self, state: Any) -> None:
         pass
+
+
+class UnusualTensor(Skipped):
+    """A tensor or array of a kind that no weight file holds; `remedy` makes a plain one of it, where there is a way."""
+
+    def __init__(self, name: str, remedy: str = ""):
+        super().__init__(name)
+        self.remedy = remedy
 
 
 # Where names beginning with a capital letter do things as well (subprocess.Popen): a file that asks for one of these is

@@ -7,12 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from jrdp.interchange.pickled_arrays import Storage, allowed_names, plain
+from jrdp.interchange.pickled_arrays import UNUSUAL_TYPES, Storage, allowed_names, plain
 from jrdp.interchange.pickles import Global, Unpickler
 from jrdp.interchange.tensors import NUMPY_TYPES, Budget, FormatError
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
+_BIG_ENDIAN = "it was written on a big-endian machine, which is not supported; load it with torch and save it anew"
 _MAX_DIRECTORY = 16 << 20  # bytes; a tensor takes about 100
 _ZIP_TAIL = (1 << 16) + 256  # the longest comment and the records that end a zip file
 
@@ -34,7 +35,7 @@ def read_zip(path: Path) -> Any:
             raise FormatError("it is a zip file, but not one that torch.save wrote")
         root = pickles[0][: -len("data.pkl")]
         if f"{root}byteorder" in entries and _content(archive, entries[f"{root}byteorder"]).strip() != b"little":
-            raise FormatError("it was written on a big-endian machine, which is not supported")
+            raise FormatError(_BIG_ENDIAN)
         storages: dict[str, Storage] = {}
 
         def load_storage(identifier: tuple) -> Storage:
@@ -92,7 +93,10 @@ def _checked_entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.Z
     entries: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise FormatError("it is a compressed zip file, which torch.save never writes; refused")
+            raise FormatError(
+                "it is a compressed zip file, which torch.save never writes; refused: pack it again without compression "
+                "(zip -0), or load it with torch and save it anew"
+            )
         if entry.flag_bits & 1:
             raise FormatError("it is an encrypted zip file; refused")
         if entry.filename in entries:
@@ -118,7 +122,7 @@ def _storage_identifier(identifier: tuple) -> tuple[str, str, int]:
     if len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise FormatError("its pickle refers to something that is not a tensor's storage; refused")
     kind, key, _, count = identifier[1:5]
-    if not isinstance(kind, Global) or kind.value not in NUMPY_TYPES or not isinstance(key, str):
+    if not isinstance(kind, Global) or kind.value not in (*NUMPY_TYPES, *UNUSUAL_TYPES) or not isinstance(key, str):
         raise FormatError("a tensor's storage is described wrongly: the file is damaged")
     if type(count) is not int or not 0 <= count < 1 << 48:
         raise FormatError("a tensor's storage has an impossible size: the file is damaged")
@@ -144,7 +148,7 @@ def read_legacy(data: bytes) -> Any:
         raise FormatError("it is not a PyTorch checkpoint of a known version")
     system = reader.load()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise FormatError("it was written on a big-endian machine, which is not supported")
+        raise FormatError(_BIG_ENDIAN)
     value = reader.load()
     keys = reader.load()
     if not isinstance(keys, list) or set(map(type, keys)) - {str} or set(keys) != set(storages):

@@ -7,7 +7,7 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import numpy as np
 
 from jrdp.interchange import backbones
-from jrdp.interchange.pickles import Skipped
+from jrdp.interchange.pickles import Skipped, UnusualTensor
 from jrdp.interchange.tensors import BFloat16, FormatError, Tensor, dtype_name
 
 KNOWN = ("model", "state_dict", "model_state_dict", "blobs")  # entries that hold the weights, best first
@@ -48,7 +48,7 @@ def find_weights(value: Any) -> Found:
             # Numbers and texts of the training lie between the tensors in some files.
             others += [] if path and path[-1] == "blobs" else [_described(name, entry)]
         else:
-            raise FormatError(f"its entry {str(name)[:60]!r} is {_kind(entry)}, not a tensor")
+            raise FormatError(f"its entry {str(name)[:60]!r} is {_kind(entry)}, not a tensor{_remedy(entry)}")
     return Found(tensors, path, others)
 
 
@@ -97,6 +97,11 @@ def _is_optimizer(value: Any) -> bool:
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, (np.ndarray, BFloat16))
+
+
+def _remedy(value: Any) -> str:
+    remedy = value.remedy if isinstance(value, UnusualTensor) else ""
+    return f" of plain numbers; save it as {remedy}" if remedy else ""
 
 
 def _kind(value: Any) -> str:

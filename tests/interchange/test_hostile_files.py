@@ -274,7 +274,7 @@ def test_the_refusal_names_what_was_asked_for(name, asked, hostile, tmp_path):
         ("dict_again.pkl", "more memory"),
         ("counter_again.pkl", "more memory"),
         ("laughs.pkl", "nested too deeply"),
-        ("tuple_key.pkl", "a tuple as a key"),
+        ("tuple_key.pkl", "no tensors"),
         ("memo_unknown.pkl", "not there"),
         ("absurd_text.pkl", "truncated"),
         ("out_of_storage.pth", "beyond its storage"),

@@ -6,6 +6,7 @@ import datetime
 import io
 import pathlib
 import pickle
+import uuid
 import zipfile
 
 import numpy as np
@@ -48,7 +49,18 @@ EXTRAS = {
     "object of a class": Setting(),
     "random state": np.random.RandomState(0),
     "nested": {"a": [argparse.Namespace(b={"c": {3}})]},
-    "key": {1.5: 2, None: 3},
+    "key": {1.5: 2, None: 3, b"x": 4},
+    "keys that are tuples": {(1, (2, 3)): 4},
+    "ordered keys that are tuples": collections.OrderedDict([((1, 2), 3)]),
+    "identifier": uuid.UUID(int=(1 << 128) - 1),
+    "state of a generator": np.random.default_rng(0).bit_generator.state,
+    "text of NumPy": np.str_("x"),
+    "bytes of NumPy": np.bytes_(b"x"),
+    "date of NumPy": np.datetime64("2024-01-01"),
+    "array of text": np.array(["a", "b"]),
+    "array of objects": np.array([None, {"a": 1}, "x"], object),
+    "array of complex numbers": np.ones((2, 2), np.complex64),
+    "array of records": np.zeros(2, [("a", "f4"), ("b", "i8")]),
 }
 
 
@@ -76,6 +88,8 @@ def test_a_whole_object_is_named(tmp_path):
         interchange.read(saved(tmp_path, {"model": Setting(), "epoch": 3}))
     with pytest.raises(UserError, match=r"'w' is .*Setting \(not built\), not a tensor"):
         interchange.read(saved(tmp_path, {"model": {**tensors(), "w": Setting()}}))
+    with pytest.raises(UserError, match=r"'w' is an array of NumPy's type 'U1' \(not built\), not a tensor"):
+        interchange.read(saved(tmp_path, {"model": {**tensors(), "w": np.array(["a"])}}))
 
 
 @pytest.mark.parametrize(

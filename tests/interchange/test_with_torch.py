@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jrdp import interchange
+from jrdp.errors import UserError
 from jrdp.interchange import BFloat16, WeightFile, layout, training
 
 torch = pytest.importorskip("torch")
@@ -46,6 +47,38 @@ def test_reads_what_this_torch_writes(zipped, tmp_path):
     file = interchange.read(tmp_path / "x.pth")
     assert list(file.tensors) == list(state) and file.iteration == 5
     assert all(same(file.tensors[name], tensor) for name, tensor in state.items())
+
+
+def unusual_tensors():
+    plain = torch.ones(2, 3)
+    tensors = {
+        "sparse": plain.to_sparse(),
+        "sparse csr": plain.to_sparse_csr(),
+        "quantised": torch.quantize_per_tensor(plain, 0.1, 0, torch.qint8),
+        "quantised by channel": torch.quantize_per_channel(plain, plain[:, 0], torch.zeros(2), 0, torch.quint8),
+        "complex": torch.complex(plain, plain),
+        "meta": plain.to("meta"),
+    }
+    for dtype in ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32"):
+        if hasattr(torch, dtype):
+            tensors[dtype] = plain.to(getattr(torch, dtype))
+    return tensors
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_of_other_kinds_are_left_out_beside_the_weights_and_named_among_them(zipped, tmp_path):
+    path = tmp_path / "x.pth"
+    for kind, tensor in unusual_tensors().items():
+        weights = {"a": torch.ones(2), "b": torch.zeros(3)}
+        torch.save({"model": weights, "extra": {"x": tensor}}, path, _use_new_zipfile_serialization=zipped)
+        file = interchange.read(path)
+        assert all(same(file.tensors[name], weights[name]) for name in weights) and file.others == ["extra"], kind
+        torch.save({"model": {**weights, "w": tensor}}, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UserError, match=r"its entry 'w' is a .*\(not built\), not a tensor") as caught:
+            interchange.read(path)
+        remedies = {"sparse": "to_dense()", "quant": "dequantize()", "float8": "float()", "uint": "float()"}
+        assert all(remedy in str(caught.value) for start, remedy in remedies.items() if kind.startswith(start)), kind
 
 
 @pytest.mark.parametrize("legacy", [False, True])
