@@ -277,12 +277,13 @@ def convert(
     source: Path = typer.Argument(..., metavar="SRC", callback=find_weights),
     target: Path = typer.Argument(..., metavar="DST"),
     legacy: bool = typer.Option(False, "--legacy", help="Write .pth in the format of torch < 1.6."),
+    weights_only: bool = typer.Option(False, "--weights-only", help="Leave the momentum behind."),
 ) -> None:
     """Convert weights by suffix: .pth (zip or legacy), .pkl (Jittor, Caffe2), .safetensors; strict, prints a table."""
     from jrdp import interchange
 
     protect(source)
-    print(interchange.convert(source, target, legacy=legacy))
+    print(interchange.convert(source, target, legacy=legacy, weights_only=weights_only))
 
 
 @app.command()

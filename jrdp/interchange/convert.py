@@ -43,12 +43,17 @@ class Conversion:
 
 
 def convert(
-    source: str | Path, target: str | Path, legacy: bool = False, expected: Optional[Mapping[str, tuple]] = None
+    source: str | Path,
+    target: str | Path,
+    legacy: bool = False,
+    expected: Optional[Mapping[str, tuple]] = None,
+    weights_only: bool = False,
 ) -> Conversion:
     """Read `source`, check it strictly against the network it looks like, and write `target` by its suffix.
 
     `expected` (name -> shape) replaces the network inferred from the file. Element types and bits of the tensors stay.
-    SGD's momentum and the iteration go along between .pth and .safetensors, where they lie in a second file beside it.
+    SGD's momentum and the iteration go along between .pth and .safetensors, where they lie in a second file beside it,
+    unless `weights_only`.
 
     Raises:
         UserError: if the source cannot be read or does not fit strictly, or the target cannot be written.
@@ -58,6 +63,9 @@ def convert(
         raise UserError(f"cannot write {target}: the suffix must be one of {', '.join(weight_file.SUFFIXES)}")
     file = weight_file.read(source)
     weight_file.check_writable(target)
+    if weights_only:
+        file.optimizer = file.scheduler = None
+        file.metadata.pop("state", None)
     layout = expected_layout(file)
     matched = match(expected or {entry.name: entry.shape for entry in layout}, file)
     notes = [f"its entries {', '.join(file.others)} are not used"] if file.others else []
@@ -144,9 +152,12 @@ def _config_of(file: WeightFile) -> Config | None:
 
 
 def _state_of(file: WeightFile, layout: list[Entry]) -> TrainingState | None:
-    if file.optimizer is not None:
-        return training.from_pytorch(file, {entry.name: entry.shape for entry in layout if entry.trainable})
-    return native.read_state(file)
+    try:
+        if file.optimizer is not None:
+            return training.from_pytorch(file, {entry.name: entry.shape for entry in layout if entry.trainable})
+        return native.read_state(file)
+    except UserError as error:
+        raise UserError(f"{error}; --weights-only converts the weights without the training state") from error
 
 
 def _state_to_pytorch(file: WeightFile, layout: list[Entry], result: WeightFile) -> None:

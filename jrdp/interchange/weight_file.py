@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
+
 from jrdp.errors import UserError
 from jrdp.interchange import backbones
 from jrdp.files import atomic_write, check_target, parse_json, refuse_special
@@ -162,8 +164,7 @@ def _from_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> Wei
         if not isinstance(native, dict):
             raise FormatError("its jrdp header is damaged")
         file.metadata.update(native)
-        iteration = native.get("iteration")
-        file.iteration = iteration if type(iteration) is int and iteration >= 0 else None
+        file.iteration = _iterations(native.get("iteration"))
         if native.get("packed") is not None:
             from jrdp.interchange import start
 
@@ -182,8 +183,7 @@ def _unwrap(value: Any, form: str) -> WeightFile:
     if found.path:
         file.optimizer = value.get("optimizer") if isinstance(value.get("optimizer"), dict) else None
         file.scheduler = value.get("scheduler") if isinstance(value.get("scheduler"), dict) else None
-        iteration = value.get("iteration")
-        file.iteration = iteration if type(iteration) is int and iteration >= 0 else None
+        file.iteration = _iterations(value.get("iteration"))
         native = value.get("jrdp")
         if isinstance(native, str):
             try:
@@ -220,6 +220,15 @@ def named(tensors: dict[str, Tensor], form: str) -> WeightFile:
             renamed.put(name, name, tensor)
         metadata = {}
     return WeightFile(renamed.tensors, format=form, naming=naming, rows=renamed.rows, metadata=metadata)
+
+
+def _iterations(value: Any) -> Optional[int]:
+    """A number of iterations as people store it: 300, 300.0, or a tensor with that one number."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
 
 
 def check_writable(path: str | Path) -> None:

@@ -1,6 +1,7 @@
 """`jrdp convert` as a function: files in, files out, strictly."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -99,6 +100,29 @@ def test_momentum_that_does_not_fit_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="trainable ones"):
         interchange.convert(tmp_path / "bad.pth", tmp_path / "x.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
+
+
+def test_the_weights_alone_of_a_training_that_is_not_ours(tmp_path):
+    """What torch's AdamW, and SGD with groups of another order, leave behind."""
+    layout = network_layout("r50", freeze_at=EVERYTHING_FROZEN)
+    tensors = {entry.name: np.zeros(entry.shape, np.float16) for entry in layout}
+    optimizer = {"state": {0: {"exp_avg": np.zeros(3)}}, "param_groups": [{"params": [0], "lr": 0.1}]}
+    interchange.write(tmp_path / "a.pth", WeightFile(tensors, optimizer=optimizer, scheduler={}, iteration=7))
+    for name in ("b.safetensors", "b.pth"):
+        with pytest.raises(UserError, match="--weights-only converts the weights without the training state"):
+            interchange.convert(tmp_path / "a.pth", tmp_path / name)
+        assert not (tmp_path / name).exists()
+        interchange.convert(tmp_path / "a.pth", tmp_path / name, weights_only=True)
+        file = interchange.read(tmp_path / name)
+        assert file.iteration == 7 and file.optimizer is None and "state" not in file.metadata
+        assert all(file.tensors[key].tobytes() == tensor.tobytes() for key, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("stored", [300, 300.0, np.array(300), np.array([300.0])])
+def test_iterations_as_people_store_them(stored, tmp_path):
+    value = {"model": {"a": np.zeros(2, np.float32)}, "iteration": stored}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value))
+    assert interchange.read(tmp_path / "x.pkl").iteration == 300
 
 
 def test_types_survive_and_the_table_tells_all(tmp_path):
