@@ -121,6 +121,10 @@ def test_the_scale_grows_after_many_good_steps_and_ends_at_one():
         scale.overflowed()
 
 
+def test_what_the_scale_starts_from_is_as_documented():
+    assert (LossScale(), GROWTH_INTERVAL) == (LossScale(value=65536.0, steps=0), 2000)
+
+
 def test_the_scale_stays_a_power_of_two_below_its_limit():
     assert np.log2(FIXED) % 1 == np.log2(LossScale().value) % 1 == 0 and FIXED > 1
     scale = LossScale(value=2.0**23)
