@@ -3,7 +3,8 @@
 #
 #   bash scripts/test_isod.sh WEIGHTS [further options of jrdp test]
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 weights="${1:?usage: bash scripts/test_isod.sh WEIGHTS}"
 shift
+[ ! -e "$weights" ] || weights="$(realpath -- "$weights")"  # from where it was called; else a name of `jrdp weights`
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 jrdp test --weights "$weights" --set 'data.test=[isod_test]' --out "runs/test_isod_$(basename "${weights%.*}")" "$@"
