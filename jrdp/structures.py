@@ -21,15 +21,22 @@ class ImageBatch:
     sizes: per image (height, width) after resizing, without the padding.
     original_sizes: per image (height, width) of the photograph.
     image_ids: per image the COCO image id (or its position, when there is no dataset).
+    files: per image the file that it was read from, or None; empty where nothing is known of that.
     """
 
     images: np.ndarray
     sizes: list[tuple[int, int]]
     original_sizes: list[tuple[int, int]]
     image_ids: list[int]
+    files: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def name(self, image: int) -> str:
+        """What to call an image of the batch in an error: its file, or its id."""
+        file = self.files[image] if self.files else None
+        return file or f"image {self.image_ids[image]}"
 
 
 @dataclass

@@ -54,7 +54,9 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
 
     picture = pillow_heif.open_heif(path, convert_hdr_to_8bit=True)
     refuse_large(path, *picture.size)
-    return picture.to_pillow()
+    picture = picture.to_pillow()
+    picture.filename = os.fspath(path)
+    return picture
 
 
 def refuse_large(path: str | os.PathLike, width: int, height: int) -> None:

@@ -42,12 +42,13 @@ class PreparedImage(NamedTuple):
 
     pixels: float32 `[3, h, w]`, resized and normalised, not padded.
     original_size: (height, width) of the photograph.
-    image_id: its COCO id, where it comes from a dataset.
+    image_id: its COCO id, where it comes from a dataset. file: where it was read from, for an error.
     """
 
     pixels: np.ndarray
     original_size: tuple[int, int]
     image_id: Optional[int] = None
+    file: Optional[str] = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -101,6 +102,7 @@ def decoded(image: Image.Image, mode: Optional[str] = "RGB", upright: bool = Fal
     if turn is not None:
         picture = picture.transpose(turn)
         picture.info["turned"] = True
+    picture.filename = getattr(image, "filename", "")  # which Pillow's copies lose
     return picture
 
 
@@ -187,7 +189,7 @@ def prepare_image(
         pixels *= np.float32(config.scale)
     pixels -= np.asarray(config.mean, dtype=np.float32)[:, None, None]
     pixels /= np.asarray(config.std, dtype=np.float32)[:, None, None]
-    return PreparedImage(pixels, (image.height, image.width), image_id)
+    return PreparedImage(pixels, (image.height, image.width), image_id, os.fsdecode(getattr(image, "filename", "")) or None)
 
 
 def padded_shape(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -211,4 +213,4 @@ def batch_images(images: Sequence[PreparedImage], shape: tuple[int, int] | None 
     for slot, image in zip(pixels, images):
         slot[:, : image.size[0], : image.size[1]] = image.pixels
     ids = [i if image.image_id is None else image.image_id for i, image in enumerate(images)]
-    return ImageBatch(pixels, sizes, [image.original_size for image in images], ids)
+    return ImageBatch(pixels, sizes, [image.original_size for image in images], ids, [image.file for image in images])

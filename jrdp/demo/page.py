@@ -46,7 +46,10 @@ def build(model: SalientInstanceModel, folder: Path):
         if photo is None:
             return None
         with one_at_a_time:
-            return model.predict(photo)
+            try:
+                return model.predict(photo)
+            except UserError as error:
+                raise gradio.Error(str(error), print_exception=False) from error
 
     with gradio.Blocks(title="jrdp", analytics_enabled=False) as page:
         gradio.Markdown("# jrdp: salient instances")

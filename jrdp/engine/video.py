@@ -14,12 +14,13 @@ from typing import Callable, Iterator
 
 import cv2
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from jrdp import visualize
 from jrdp.engine.frame_record import FrameRecord
 from jrdp.engine.predict import coco_results
-from jrdp.engine.predictor import SalientInstanceModel
+from jrdp.engine.predictor import Prediction, SalientInstanceModel
 from jrdp.errors import UserError
 from jrdp.evaluation.rle import decode_mask
 from jrdp.files import atomic_write, lock_folder, refuse_inputs, refuse_special, remove_leftover_folders, temporary_prefix
@@ -78,7 +79,7 @@ def _predict(model, video: _Video, first, unfinished: Path, out: Path, name: str
         pictures = video.pictures(frames, first)
         for picture in tqdm(pictures, total=total, unit="frame", desc=video.what, disable=None):
             if count >= record.done:
-                prediction = model.predict(np.ascontiguousarray(picture))
+                prediction = _predict_frame(model, picture, f"{video.what}, frame {count}")
                 record.add(coco_results(prediction, count, f"{name}#{count}"))
                 shown = prediction.above(threshold)
                 drawn = visualize.overlay(prediction.photo, shown.masks, shown.boxes, shown.scores)
@@ -101,6 +102,12 @@ def _predict(model, video: _Video, first, unfinished: Path, out: Path, name: str
     if video.length and (frames is None or frames > count) and count < video.length - max(2, video.length // 100):
         complain(f"{video.what} ends after {count} of the {video.length} frames that it announces: damaged or cut off")
     return count
+
+
+def _predict_frame(model: SalientInstanceModel, picture: np.ndarray, name: str) -> Prediction:
+    photo = Image.fromarray(np.ascontiguousarray(picture))
+    photo.filename = name  # for an error
+    return model.predict(photo)
 
 
 def _drawn_again(photo: np.ndarray, results: list[dict], threshold: float) -> np.ndarray:

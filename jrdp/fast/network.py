@@ -15,7 +15,7 @@ from jrdp.errors import UserError
 from jrdp.fast import operators
 from jrdp.interchange.layout import LAST_SCALE, network_layout
 from jrdp.fast.layers import Convolution, NormalisedConvolution, fold_batch_norm
-from jrdp.models.fcos_decode import Detections, decode, sigmoid
+from jrdp.models.fcos_decode import Detections, decode, instances_of, sigmoid
 from jrdp.models.shapes import ENHANCED_LEVELS, LEVELS, MASK_SIZES, RESNETS, STRIDES
 from jrdp.structures import ImageBatch, Instances
 
@@ -104,18 +104,11 @@ class FastNetwork:
     def detect(self, batch: ImageBatch) -> list[Instances]:
         """The instances of each image in network pixels, with `mask_probabilities`; as `RDPNet.detect`.
 
-        Raises `UserError` where the network answers with NaN, of which decoding would leave a part of the boxes.
+        Raises `UserError` where the network answers with what is no number.
         """
         levels = self.pyramid(self.backbone(to_nhwc(batch.images)))
-        answers = self.head(levels)
-        _refuse_nan(answers)
-        found = decode(*answers, batch.sizes, self.config.fcos)
-        masks = self.mask_head.probabilities(levels, rois_of(found))
-        ends = np.cumsum([len(boxes) for boxes, _ in found])[:-1]
-        return [
-            Instances(boxes, scores, mask, size)
-            for (boxes, scores), mask, size in zip(found, np.split(masks, ends), batch.sizes)
-        ]
+        found = decode(*self.head(levels), batch.sizes, self.config.fcos)
+        return instances_of(found, self.mask_head.probabilities(levels, rois_of(found)), batch)
 
     def stages(self, images: np.ndarray, rois: np.ndarray) -> dict[str, np.ndarray]:
         """Every map that has a name, `[N, C, H, W]`, for images `[N, 3, H, W]` and rois `[R, 5]`; for comparison."""
@@ -132,16 +125,6 @@ class FastNetwork:
         return arrays
 
 
-def _refuse_nan(answers: tuple[list[np.ndarray], ...]) -> None:
-    """answers: logits, distances and centerness, each by level."""
-    for level, maps in zip(LEVELS, zip(*answers)):
-        if any(np.isnan(values).any() for values in maps):
-            raise UserError(
-                f"the network answers with NaN at P{level}: numbers in it grow beyond float32, as after a training that "
-                "diverged; see what --set test.engine=plain finds"
-            )
-
-
 def to_nhwc(images: np.ndarray) -> jt.Var:
     return jt.array(np.ascontiguousarray(images.transpose(0, 2, 3, 1), np.float32))
 
@@ -153,7 +136,7 @@ def to_nchw(x: np.ndarray) -> np.ndarray:
 def rois_of(found: list[Detections]) -> np.ndarray:
     """Boxes of all images `[R, 5]`, with the image's index in front."""
     return np.concatenate(
-        [np.concatenate([np.full((len(boxes), 1), i), boxes], axis=1) for i, (boxes, _) in enumerate(found)]
+        [np.concatenate([np.full((len(each.boxes), 1), i), each.boxes], axis=1) for i, each in enumerate(found)]
     ).astype(np.float32)
 
 

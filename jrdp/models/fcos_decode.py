@@ -9,17 +9,27 @@ import numpy as np
 
 from jrdp import boxes as box_ops
 from jrdp.config import FcosConfig
+from jrdp.errors import UserError
 from jrdp.models.fcos_targets import locations
-from jrdp.models.shapes import STRIDES
+from jrdp.models.shapes import LEVELS, STRIDES
 from jrdp.models.transfer import fetch
 from jrdp.ops import Limits, decode_on_device, found_in, nms
+from jrdp.structures import ImageBatch, Instances
 
 
 class Detections(NamedTuple):
-    """Boxes of one image in network pixels, level by level and row-major, not sorted by score."""
+    """Boxes of one image in network pixels, level by level and row-major, not sorted by score.
+
+    `fault` says which answers are not finite: prediction refuses them (`instances_of`); a training goes on with its losses,
+    which tell whether it matters. Where answers are NaN there are no boxes; those of infinite distances are clipped.
+    """
 
     boxes: np.ndarray  # float32 [K, 4]
     scores: np.ndarray  # float32 [K]
+    fault: str = ""
+
+
+_NONE = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
 
 def decode(
@@ -34,11 +44,46 @@ def decode(
     logits, centerness: per level (P3..P7) float32 `[N, 1, H, W]` before the sigmoid; distances: `[N, 4, H, W]` > 0.
     sizes: (height, width) of each image without its padding; boxes are clipped to it.
     """
+    answers = {"classification": logits, "distances": distances, "centerness": centerness}
+    faults = _faults(answers, len(sizes))
+    if any(faults) and any(np.isnan(values).any() for levels in answers.values() for values in levels):
+        return [_NONE._replace(fault=fault) for fault in faults]
     candidates = [
         level_candidates(*level, stride, sizes, config)
         for *level, stride in zip(logits, distances, centerness, STRIDES)
     ]
-    return [_suppress(merge(per_level), config) for per_level in zip(*candidates)]
+    found = [_suppress(merge(per_level), config) for per_level in zip(*candidates)]
+    return [detections._replace(fault=fault) for detections, fault in zip(found, faults)]
+
+
+def _faults(answers: dict[str, list[np.ndarray]], images: int) -> list[str]:
+    """For each image the first of its answers, by name and level, that is not finite; "" where all are."""
+    faults = [""] * images
+    for name, levels in answers.items():
+        for level, values in zip(LEVELS, levels):
+            for image in np.flatnonzero(~np.isfinite(values).reshape(images, -1).all(axis=1)):
+                faults[image] = faults[image] or f"{name} at P{level}"
+    return faults
+
+
+def instances_of(found: list[Detections], masks: np.ndarray, batch: ImageBatch) -> list[Instances]:
+    """The instances of each image in network pixels; `masks` are the probabilities `[K, M, M]` of all images together.
+
+    Raises:
+        UserError: where the network answered with what is not finite, naming it and the picture (convention 36).
+    """
+    instances, start = [], 0
+    for image, detections in enumerate(found):
+        end = start + len(detections.boxes)
+        mine, start = masks[start:end], end
+        fault = detections.fault or ("" if (mine <= 1).all() else "masks")
+        if fault:
+            raise UserError(
+                f"the network's answers for {batch.name(image)} are not finite ({fault}): numbers in it grow beyond what its "
+                "arithmetic holds, as after a training that diverged; use weights from before that"
+            )
+        instances.append(Instances(detections.boxes, detections.scores, mine, batch.sizes[image]))
+    return instances
 
 
 def decode_vars(
@@ -48,11 +93,7 @@ def decode_vars(
     sizes: list[tuple[int, int]],
     config: FcosConfig,
 ) -> list[Detections]:
-    """`decode` for answers that are still being computed: where they are, waiting once, for the boxes or the answers.
-
-    Raises:
-        ValueError: for a candidate whose box or score is not finite.
-    """
+    """`decode` for answers that are still being computed: where they are, waiting once, for the boxes or the answers."""
     if not jt.flags.use_cuda:
         values = jt.fetch_sync([*logits, *distances, *centerness])
         levels = len(logits)
@@ -60,10 +101,11 @@ def decode_vars(
     answers = [[level.float32() for level in levels] for levels in (logits, distances, centerness)]
     found = decode_on_device(*answers, STRIDES[: len(logits)], np.array(sizes), limits_of(config))
     boxes, scores, status = found_in(fetch(found), len(sizes))
-    broken = np.flatnonzero(status[:, 1] >= 0)
-    if len(broken):
-        raise ValueError(f"boxes: box {status[broken[0], 1]} of image {broken[0]} or its score is not finite")
-    return [Detections(boxes[image, :count], scores[image, :count]) for image, count in enumerate(status[:, 0])]
+    faults = ["classification, distances or centerness" if fault else "" for fault in status[:, 1]]
+    return [
+        Detections(boxes[image, :count], scores[image, :count], fault)
+        for image, (count, fault) in enumerate(zip(status[:, 0], faults))
+    ]
 
 
 def limits_of(config: FcosConfig) -> Limits:

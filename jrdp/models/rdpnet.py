@@ -22,7 +22,7 @@ from jrdp.models.fcos import (
     fcos_losses,
     sum_float64,
 )
-from jrdp.models.fcos_decode import Detections, decode_vars
+from jrdp.models.fcos_decode import Detections, decode_vars, instances_of
 from jrdp.models.fcos_targets import assign_targets, locations
 from jrdp.models.fpn import FPN
 from jrdp.models.layers import Stages, record_stage
@@ -129,6 +129,8 @@ class RDPNet(nn.Module):
         """The instances of each image in network pixels, `mask_probabilities` filled (`[K, M, M]`), not pasted.
 
         `stages`: a dictionary to be filled with every named intermediate result, see `stages()`.
+
+        Raises `UserError` where the network answers with what is no number.
         """
         set_training(self._modal, False)
         with jt.no_grad():
@@ -139,13 +141,8 @@ class RDPNet(nn.Module):
             logits = self.roi_heads.mask(features, jt.array(rois), stages)
             probabilities = np.zeros((0, *logits.shape[2:]), np.float32)
             if len(rois):
-                probabilities = fetch(jt.sigmoid(logits[:, SALIENT]))
-        instances, start = [], 0
-        for detections, size in zip(found, batch.sizes):
-            end = start + len(detections.boxes)
-            instances.append(Instances(detections.boxes, detections.scores, probabilities[start:end], size))
-            start = end
-        return instances
+                probabilities = fetch(_probability(logits[:, SALIENT]))
+        return instances_of(found, probabilities, batch)
 
     def stages(self, batch: ImageBatch) -> dict[str, jt.Var]:
         """Every stage of `detect` by name, in the order of computation, by the same code.
@@ -213,6 +210,11 @@ def match(truth: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         return np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool)
     iou = box_ops.iou(truth, boxes)  # [G, P]
     return iou.argmax(axis=0), iou.max(axis=0) >= MATCH_IOU
+
+
+def _probability(logits: jt.Var) -> jt.Var:
+    """The sigmoid of each logit; above 1 where it is no number, which Jittor's own makes a probability of zero."""
+    return jt.sigmoid(logits) + 2.0 * jt.isnan(logits).float32()
 
 
 def _rois(image: int, boxes: np.ndarray) -> np.ndarray:

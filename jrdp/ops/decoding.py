@@ -61,7 +61,7 @@ def decode_on_device(
         "answers": [2, images, sum(areas)],
         "candidates": [images, capacity, 5],
         "sorted": [images, capacity, 5],
-        "largest": [levels],
+        "largest": [levels + images],
         "counts": [images],
         "keep": [images, capacity],
         "order": [images, capacity],
@@ -94,8 +94,8 @@ def found_in(values: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray, n
     Returns:
         boxes: [N, C, 4] float32, C = sum over the levels of min(H * W, limits.per_level).
         scores: [N, C] float32; equal scores share their fate, so more than `per_image` may stay.
-        status: [N, 2] int32: how many of them each image has, and the first candidate that is not finite or -1
-            (then it has none).
+        status: [N, 2] int32: how many of them each image has, none where a candidate is no number; and 1 where an answer
+            for the image is not finite, else 0.
     """
     boxes, scores, status = np.split(values, np.array([4, 5]) * ((len(values) - 2 * images) // 5))
     return boxes.reshape(images, -1, 4), scores.reshape(images, -1), status.view(np.int32).reshape(images, 2)

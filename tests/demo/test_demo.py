@@ -10,7 +10,7 @@ from PIL import Image
 
 from jrdp import visualize
 from jrdp.demo.answers import COLUMNS, answer
-from jrdp.demo.page import need_gradio
+from jrdp.demo.page import build, need_gradio
 from jrdp.engine.predictor import Prediction
 from jrdp.errors import UserError
 from jrdp.structures import Instances
@@ -44,6 +44,18 @@ def test_without_gradio_the_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"jrdp\[demo\]"):
         need_gradio()
+
+
+def test_what_is_refused_is_told_on_the_page(tmp_path):
+    gradio = pytest.importorskip("gradio")
+
+    class Diverged:
+        def predict(self, photo):
+            raise UserError("the network's answers are not finite")
+
+    predict = next(iter(build(Diverged(), tmp_path).fns.values())).fn
+    with pytest.raises(gradio.Error, match="answers are not finite"):
+        predict(np.zeros((4, 4, 3), np.uint8))
 
 
 def test_the_page_can_be_imported_before_jittor_is_made_ready():

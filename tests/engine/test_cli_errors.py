@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
+from small_datasets import write_clip
 
 from jrdp import cli
 from jrdp.dataset_tools.sample import write_sample
@@ -108,6 +109,21 @@ def test_corrupt_picture_is_skipped_and_the_others_are_done(run, tmp_path, weigh
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.png", "a_instances.png", "predictions.json"]
     results = json.loads((tmp_path / "o" / "predictions.json").read_text())
     assert results and {result["file_name"] for result in results} == {"a.png"}
+
+
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_answers_that_are_no_numbers_name_the_picture(run, tmp_path, seeded, sample, engine):
+    """Weights that are finite, of a network that is not."""
+    tensors, path = dict(seeded("r50")), tmp_path / "diverged.safetensors"
+    tensors["rpn.head.bbox_tower.10.weight"] = tensors["rpn.head.bbox_tower.10.weight"] * np.float32(100)
+    tensors["rpn.head.bbox_pred.weight"] = np.sign(tensors["rpn.head.bbox_pred.weight"]) * np.float32(3e38)
+    save_file(tensors, str(path))
+    common = ("--weights", path, "--out", tmp_path / "o", "--set", f"test.engine={engine}", "--set", "input.min_size=64")
+    words = ("the network's answers for", f"{sample}/imgs/val_000.png are not finite (distances at P3)")
+    refused(run("predict", *common, sample / "imgs" / "val_000.png"), *words)
+    refused(run("test", *common, "--set", dataset(sample)), *words)
+    write_clip(tmp_path / "clip.mp4", 2)
+    refused(run("predict", *common, tmp_path / "clip.mp4"), words[0], "clip.mp4, frame 0 are not finite (distances at P3)")
 
 
 def test_checkpoint_of_another_backbone_truncated_or_none(run, tmp_path, weights, sample):

@@ -152,7 +152,7 @@ def test_a_video_is_turned_as_its_header_says(model, tmp_path, capsys, suffix, d
     seen = []
 
     class Seen:
-        upright, predict = True, staticmethod(lambda picture: seen.append(picture) or model.predict(picture))
+        upright, predict = True, staticmethod(lambda picture: seen.append(np.asarray(picture)) or model.predict(picture))
 
     out = tmp_path / "out"
     out.mkdir()

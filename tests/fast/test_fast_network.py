@@ -21,6 +21,7 @@ from jrdp.models.fcos_decode import Detections
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors
 from jrdp.ops import paste_masks
+from jrdp.structures import Targets
 
 PICTURES = ("a_480x320", "b_267x400", "c_500x333", "d_320x480")
 
@@ -162,11 +163,26 @@ def test_attention_that_is_far_from_zero_equals_the_plain_network(seeded):
     assert_same(fast.detect(batch), plain.detect(batch))
 
 
-def test_answers_that_are_no_numbers_are_refused(seeded):
-    """Every level always has a best location, so only a classification that is no number gives nothing."""
-    tensors = {**seeded("r50"), "rpn.head.cls_logits.bias": np.float32([np.nan])}
-    with pytest.raises(UserError, match="answers with NaN at P3"):
-        FastNetwork(tensors, ModelConfig()).detect(noise_batch((32, 64), (64, 32)))
+@pytest.mark.parametrize("name, fault", [
+    ("rpn.head.cls_logits.bias", "classification at P3"), ("rpn.head.bbox_pred.bias", "distances at P3"),
+    ("rpn.head.scales.4.scale", "distances at P7"), ("rpn.head.centerness.bias", "centerness at P3"),
+    ("roi_heads.mask.predictor.mask_fcn_logits.bias", "masks"),
+])  # fmt: skip
+def test_answers_that_are_no_numbers_are_refused(seeded, name, fault):
+    """By both engines, which would leave out what follows from them; a training sees them in its losses."""
+    tensors = dict(seeded("r50"))
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    plain, batch = RDPNet(ModelConfig()), noise_batch((32, 64), (64, 32))
+    assign_state(plain, tensors)
+    for engine in (plain, FastNetwork(tensors, ModelConfig())):
+        with pytest.raises(UserError, match=rf"^the network's answers for image 0 are not finite \({fault}\)"):
+            engine.detect(batch)
+    batch.files = ["a/b.png", None]
+    with pytest.raises(UserError, match=rf"^the network's answers for a/b.png are not finite \({fault}\)"):
+        plain.detect(batch)
+    boxes = np.float32([[0, 0, 30, 30]])
+    targets = [Targets(boxes, [[np.float64([0, 0, 30, 0, 30, 30])]], [None], size) for size in batch.sizes]
+    assert not all(np.isfinite(loss.item()) for loss in plain.losses(batch, targets).values()) or fault == "distances at P7"
 
 
 def test_no_detection_at_all(r50, monkeypatch):

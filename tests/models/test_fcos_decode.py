@@ -25,7 +25,7 @@ def test_candidates_of_each_level(golden, case):
     ops, (logits, distances, centerness), sizes = inputs(golden, case)
     for k, stride in enumerate(STRIDES):
         found = level_candidates(logits[k], distances[k], centerness[k], stride, sizes, FcosConfig())
-        for image, (boxes, scores) in enumerate(found):
+        for image, (boxes, scores, _) in enumerate(found):
             expected = [ops[f"post/{case}/level{k}_im{image}/{what}"] for what in ("boxes", "scores")]
             assert boxes.shape == expected[0].shape and boxes.dtype == scores.dtype == np.float32
             if len(boxes) == 1000:  # the order of the released top 1,000 is unspecified
@@ -38,7 +38,7 @@ def test_candidates_of_each_level(golden, case):
 @pytest.mark.parametrize("case", ["many", "batch2", "ties", "train"])
 def test_detections(golden, case):
     ops, levels, sizes = inputs(golden, case)
-    for image, (boxes, scores) in enumerate(decode(*levels, sizes, FcosConfig())):
+    for image, (boxes, scores, _) in enumerate(decode(*levels, sizes, FcosConfig())):
         expected = [ops[f"post/{case}/out_im{image}/{what}"] for what in ("boxes", "scores")]
         if case == "train":  # the ground truth is appended there
             truth = len(ops[f"post/train/gt_im{image}"])

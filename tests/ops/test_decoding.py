@@ -14,13 +14,13 @@ def decode_through_the_shim(logits, distances, centerness, sizes, config):
     levels = [[jt.array(level) for level in levels] for levels in (logits, distances, centerness)]
     found = decode_on_device(*levels, STRIDES[: len(logits)], sizes, limits_of(config), decoding.KERNELS.shimmed())
     boxes, scores, status = found_in(found.numpy(), len(sizes))
-    assert (status[:, 1] == -1).all()
-    return [(boxes[image, :count], scores[image, :count]) for image, count in enumerate(status[:, 0])]
+    return [(boxes[image, :count], scores[image, :count], fault) for image, (count, fault) in enumerate(status)]
 
 
 def assert_same(found, expected):
     assert len(found) == len(expected)
-    for (boxes, scores), (expected_boxes, expected_scores) in zip(found, expected):
+    for (boxes, scores, fault), (expected_boxes, expected_scores, expected_fault) in zip(found, expected):
+        assert bool(fault) == bool(expected_fault)
         assert len(boxes) == len(expected_boxes)
         np.testing.assert_array_equal(boxes, expected_boxes)
         np.testing.assert_allclose(scores, expected_scores, rtol=0, atol=2e-7)
@@ -57,7 +57,7 @@ def test_limits_and_ties(images, per_level, per_image, coarse):
     expected = decode(*levels, sizes, config)
     assert_same(decode_through_the_shim(*levels, sizes, config), expected)
     if coarse and per_image == 7:
-        assert any(len(scores) > 7 for _, scores in expected)  # ties at the last place stay
+        assert any(len(each.scores) > 7 for each in expected)  # ties at the last place stay
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.6, 1.0])
@@ -73,7 +73,7 @@ def test_levels_without_a_confident_location_give_the_best_of_the_batch():
     logits[2][:] = -9.0  # all equal: all are the best
     config = FcosConfig(nms_threshold=1.0)
     expected = decode(logits, distances, centerness, [(160, 192)] * 2, config)
-    assert sum(len(scores) for _, scores in expected) == 4 + 2 * 30
+    assert sum(len(each.scores) for each in expected) == 4 + 2 * 30
     assert_same(decode_through_the_shim(logits, distances, centerness, [(160, 192)] * 2, config), expected)
 
 
@@ -87,24 +87,32 @@ def test_threshold_is_strict():
     assert_same(decode_through_the_shim(logits, distances, centerness, [(160, 192)], config), expected)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_extreme_answers(value):
-    """An infinite distance is clipped, one that is not a number is reported; a logit that is none is no candidate."""
+@pytest.mark.parametrize("logit", [3.0, -90.0])
+def test_infinite_distances_are_clipped(logit):
     logits, distances, centerness = answers(np.random.default_rng(8), 2, SMALL)
-    logits[0][1, 0, 3, 4] = np.nan
-    logits[0][1, 0, 3, 5] = np.inf
-    distances[1][0, 2, 4, 5] = value
-    logits[1][0, 0, 4, 5] = 3.0
-    config = FcosConfig()
-    if np.isinf(value):
-        sizes = [(160, 192)] * 2
-        expected = decode(logits, distances, centerness, sizes, config)
-        assert_same(decode_through_the_shim(logits, distances, centerness, sizes, config), expected)
-        return
-    levels = [[jt.array(level) for level in levels] for levels in (logits, distances, centerness)]
-    found = decode_on_device(*levels, STRIDES, [(160, 192)] * 2, limits_of(config), decoding.KERNELS.shimmed())
-    status = found_in(found.numpy(), 2)[2]
-    assert status[0, 0] == 0 and status[0, 1] > 0 and status[1, 1] == -1 and status[1, 0] > 0
+    distances[1][0, 2, 4, 5] = np.inf
+    logits[1][0, 0, 4, 5] = logit
+    sizes, config = [(160, 192)] * 2, FcosConfig()
+    expected = decode(logits, distances, centerness, sizes, config)
+    assert [each.fault for each in expected] == ["distances at P4", ""]  # and told
+    assert_same(decode_through_the_shim(logits, distances, centerness, sizes, config), expected)
+
+
+@pytest.mark.parametrize("limit", [1, 1000])
+@pytest.mark.parametrize("logit", [3.0, -90.0])  # of the location, in which it is a candidate or none
+@pytest.mark.parametrize("part, value, fault", [
+    (0, np.nan, "classification at P4"), (0, np.inf, "classification at P4"), (0, -np.inf, "classification at P4"),
+    (1, np.nan, "distances at P4"), (2, np.nan, "centerness at P4"), (2, -np.inf, "centerness at P4"),
+])  # fmt: skip
+def test_answers_that_are_no_numbers_are_told(part, value, fault, logit, limit):
+    """Wherever they are, since all that follows from them would be left out without a word."""
+    levels = answers(np.random.default_rng(8), 2, SMALL)
+    levels[0][1][1, 0, 4, 5] = logit
+    levels[part][1][1, -1, 4, 5] = value
+    sizes, config = [(160, 192)] * 2, FcosConfig(pre_nms_top_n=limit)
+    assert [each.fault for each in decode(*levels, sizes, config)] == ["", fault]
+    first, second = decode_through_the_shim(*levels, sizes, config)
+    assert len(first[0]) > 0 and not first[2] and second[2] and np.isfinite(second[0]).all() and np.isfinite(second[1]).all()
 
 
 def test_one_location():

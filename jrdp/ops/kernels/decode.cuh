@@ -50,7 +50,8 @@ HOST_DEVICE unsigned int decode_key(float value) {
     return view.bits;
 }
 
-// Block (x, level, image): probability and score of each location, and the level's largest probability in the batch.
+// Block (x, level, image): probability and score of each location, the level's largest probability in the batch, and in
+// largest[levels + image] whether an answer for the image is not finite.
 // A logit that is not a number gives a probability of -1, so that it is never a candidate.
 __global__ void __launch_bounds__(kDecodeThreads)
     decode_score_kernel(DecodeLevels levels, float* __restrict__ probabilities, float* __restrict__ scores,
@@ -66,8 +67,13 @@ __global__ void __launch_bounds__(kDecodeThreads)
         const float probability = is_number ? decode_sigmoid(logit) : -1.0f;
         const size_t place = (size_t)image * levels.locations + level.start + i;
         probabilities[place] = probability;
-        scores[place] = multiply_exact(probability, decode_sigmoid(level.centerness[(size_t)image * size + i]));
+        const float center = level.centerness[(size_t)image * size + i];
+        scores[place] = multiply_exact(probability, decode_sigmoid(center));
         if (is_number) highest[thread] = (int)decode_key(probability);
+        bool is_finite = is_finite_bits(logit) && is_finite_bits(center);
+        for (int k = 0; k < 4; k++)
+            is_finite = is_finite && is_finite_bits(level.distances[((size_t)image * 4 + k) * size + i]);
+        if (!is_finite) atomicMax(largest + levels.count + image, 1);
     }
     __syncthreads();
     for (int half = kDecodeThreads / 2; half > 0; half /= 2) {
@@ -207,8 +213,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
 // One block an image: of what suppression kept, the best `top_n`, and all that equal the last of them.
 __global__ void __launch_bounds__(kDecodeThreads)
     decode_finish_kernel(const float* __restrict__ boxes, const float* __restrict__ found,
-                         const int* __restrict__ kept, int top_n, int capacity, float* __restrict__ out_boxes,
-                         float* __restrict__ out_scores, int* __restrict__ status) {
+                         const int* __restrict__ kept, const int* __restrict__ faults, int top_n, int capacity,
+                         float* __restrict__ out_boxes, float* __restrict__ out_scores, int* __restrict__ status) {
     __shared__ DecodeShared shared;
     const int image = blockIdx.x, thread = threadIdx.x;
     const size_t first = (size_t)image * capacity;
@@ -238,13 +244,16 @@ __global__ void __launch_bounds__(kDecodeThreads)
         out_scores[first + place++] = found[source];
     }
     __syncthreads();
-    if (thread == 0) status[2 * image] = all;
+    if (thread == 0) {
+        status[2 * image] = all;
+        status[2 * image + 1] = faults[image];
+    }
 }
 
-// out_boxes [N, capacity, 4], out_scores [N, capacity]; status [N, 2]: how many, and the first candidate that is not
-// finite or -1 (then none). sizes [N, 2]: height, width. The rest is scratch: numbers [2, N, locations] and
-// [N, capacity, 5] and nms' [N, capacity, 5]; largest [levels], counts [N]; nms' keep, order, flags [N, capacity]
-// and mask.
+// out_boxes [N, capacity, 4], out_scores [N, capacity]; status [N, 2]: how many (none where a candidate is not a number),
+// and 1 where an answer for the image is not finite, else 0. sizes [N, 2]: height, width. The rest is scratch: numbers
+// [2, N, locations] and [N, capacity, 5] and nms' [N, capacity, 5]; largest [levels + N], counts [N]; nms' keep, order,
+// flags [N, capacity] and mask.
 static inline void decode_run(const DecodeLevels& levels, const int* sizes, double threshold, int top_n, double overlap,
                               int final_n, int capacity, float* out_boxes, float* out_scores, int* status,
                               float* answers, float* candidates, float* sorted, int* largest, int* counts, int* keep,
@@ -257,12 +266,12 @@ static inline void decode_run(const DecodeLevels& levels, const int* sizes, doub
         const int size = levels.level[l].height * levels.level[l].width;
         most = size > most ? size : most;
     }
-    cuda_require(cudaMemsetAsync(largest, 0, levels.count * sizeof(int)), "clearing the largest probabilities");
+    cuda_require(cudaMemsetAsync(largest, 0, (levels.count + images) * sizeof(int)), "clearing the largest probabilities");
     CUDA_LAUNCH(decode_score_kernel, dim3((most + kDecodeThreads - 1) / kDecodeThreads, levels.count, images),
                 kDecodeThreads, levels, probabilities, scores, largest);
     CUDA_LAUNCH(decode_select_kernel, images, kDecodeThreads, levels, sizes, probabilities, scores, largest,
                 (float)threshold, top_n, capacity, boxes, found, counts);
     nms_batch(boxes, found, counts, images, capacity, (float)overlap, final_n, keep, status, sorted, order, mask, flags);
-    CUDA_LAUNCH(decode_finish_kernel, images, kDecodeThreads, boxes, found, keep, final_n, capacity, out_boxes,
-                out_scores, status);
+    CUDA_LAUNCH(decode_finish_kernel, images, kDecodeThreads, boxes, found, keep, largest + levels.count, final_n, capacity,
+                out_boxes, out_scores, status);
 }
