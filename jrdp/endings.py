@@ -19,7 +19,7 @@ import traceback
 from contextlib import contextmanager, suppress
 from typing import Callable, Iterator, NoReturn, Optional, TextIO
 
-from jrdp import files
+from jrdp import files, import_path
 from jrdp.errors import UserError
 from jrdp.machine import gpu_failure
 from jrdp.machine.cache import cache_root
@@ -166,7 +166,7 @@ def reason_of(error: BaseException) -> Optional[str]:
             return _one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
         if error.errno in _SYSTEM:
             return error.strerror
-    return gpu_failure.reason_of(error)
+    return gpu_failure.reason_of(error) or import_path.reason_of(error)
 
 
 def open_standard_streams() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import Any, Sequence
+from typing import Any, ContextManager, Sequence
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,7 @@ from jrdp.data.rle import encode_mask_as_list
 from jrdp.data.shapes import bounds_of, parse_segmentation
 from jrdp.data.transforms import decoded, prepare_image, read_image, resize_shape, sizes_of
 from jrdp.errors import UserError
+from jrdp.import_path import explained
 
 GIVEN = "(a dataset given from Python)"  # what data.train says in the configuration of such a run
 
@@ -46,7 +47,9 @@ class OwnDataset:
             raise UserError(f"the dataset is {kind} {getattr(items, '__name__', items)}: {advice}")
         if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
             raise UserError(f"a dataset needs the methods __len__ and __getitem__, which {type(items).__name__} has not")
-        if len(items) == 0:
+        with self._explained("__len__"):
+            count = len(items)
+        if count == 0:
             raise UserError(f"the dataset {type(items).__name__} is empty: there is nothing to train on")
         self._tells = hasattr(items, "original_size")
         self._sizes = [self._told_size(k) for k in range(len(items))] if self._tells else []
@@ -74,6 +77,12 @@ class OwnDataset:
         height, width = self._sizes[index]
         return resize_shape(width, height, *sizes_of(self.input_config, look))
 
+    def _explained(self, method: str, *arguments: int) -> ContextManager[None]:
+        """For a call of a method of the object, which may raise anything."""
+        code = getattr(getattr(type(self.items), method, None), "__code__", None)
+        call = f"{method}({', '.join(map(str, arguments))}) of the dataset {type(self.items).__name__}"
+        return explained(call, getattr(code, "co_filename", None))
+
     def _need_instances(self) -> None:
         """Boxes, coordinates of 0..1 and masks as lists pass for polygons, of which nothing remains in any picture."""
         if not any(self._record(index)[1].instances for index in range(len(self.items))):
@@ -92,7 +101,8 @@ class OwnDataset:
         return photograph, record_of(entry, [_instance(shape, k, entry) for k, shape in enumerate(instances)])
 
     def _told_size(self, index: int) -> tuple[int, int]:
-        told = self.items.original_size(index)
+        with self._explained("original_size", index):
+            told = self.items.original_size(index)
         try:
             height, width = map(operator.index, told)
         except (TypeError, ValueError):
@@ -104,7 +114,8 @@ class OwnDataset:
         return photograph.height, photograph.width
 
     def _read(self, index: int) -> tuple[Image.Image, Sequence]:
-        item = self.items[index]
+        with self._explained("__getitem__", index):
+            item = self.items[index]
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise UserError(f"item {index} of the dataset is {_kind(item)}, not (picture, instances)")
         picture, instances = item

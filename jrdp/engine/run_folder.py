@@ -47,6 +47,14 @@ def open_run(config: Config, out: Path, resume: bool) -> Checkpoint | None:
     return None
 
 
+def forget_unbegun(out: Path) -> None:
+    """Remove what a run has written that ended before its first step, so that it can be started anew in its folder."""
+    log = out / "log.jsonl"
+    if log.is_file() and log.stat().st_size == 0 and not (out / "last.safetensors").exists():
+        for path in (log, out / "config.yaml"):
+            path.unlink(missing_ok=True)
+
+
 def differences(config: Config, saved: Config) -> list[str]:
     """Dotted keys that change what a run computes and differ."""
     mine, theirs = _flatten(config.model_dump(mode="json")), _flatten(saved.model_dump(mode="json"))

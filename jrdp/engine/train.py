@@ -26,7 +26,7 @@ from jrdp.engine.curves import plot_curves
 from jrdp.engine.log import TrainingLog
 from jrdp.engine.loss_scale import LossScale
 from jrdp.engine.network import asks_for_fast, refuse_unfit_engine
-from jrdp.engine.run_folder import differences, open_run
+from jrdp.engine.run_folder import differences, forget_unbegun, open_run
 from jrdp.engine.run_lock import run_lock
 from jrdp.engine.solver import Solver
 from jrdp.engine.start import fill_partly, initialise, read_start, start_from_scratch
@@ -74,7 +74,13 @@ def train(
     if isinstance(model, RDPNet):
         refuse_another_network(model, config)
     with run_lock(out, resume):
-        return _Run(config, out, resume, dataset, model).train(on_step)
+        run = _Run(config, out, resume, dataset, model)
+        try:
+            return run.train(on_step)
+        except BaseException:
+            if distributed.is_main():
+                forget_unbegun(out)
+            raise
 
 
 def _check(config: Config) -> None:

@@ -6,10 +6,7 @@ Jittor computes only when a value is asked for, so the checks read shapes and co
 from __future__ import annotations
 
 import inspect
-import os
-import re
 import sys
-import traceback
 from contextlib import contextmanager
 from typing import Iterator, Sequence
 
@@ -17,7 +14,7 @@ import jittor as jt
 from jittor import nn
 
 from jrdp.errors import UserError
-from jrdp.import_path import import_object
+from jrdp.import_path import explained, import_object
 from jrdp.models.shapes import BODY_STRIDES, LEVELS, PYRAMID_CHANNELS, STRIDES
 
 _SIZE = (64, 96)  # of the picture that the checks think of
@@ -36,28 +33,8 @@ def own_class(path: str, key: str, base: type) -> type:
 @contextmanager
 def named(key: str, path: str, doing: str) -> Iterator[None]:
     """Turn what code of one's own raises into a `UserError` that says where it came from: file and line, where known."""
-    try:
+    with explained(f"{key}: {path}: {doing}", getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)):
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        where = _place(error, path)
-        raise UserError(f"{key}: {path}: {doing} raised {type(error).__name__}{where}: {_reason(error)}") from error
-
-
-def _place(error: Exception, path: str) -> str:
-    """Where in the module of an import path, or beside it, `error` came from: " in mine.py, line 12", or nothing."""
-    file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
-    folder = os.path.dirname(os.path.abspath(file)) if file else None
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if os.path.dirname(frame.filename) == folder]
-    return f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
-
-
-def _reason(error: Exception) -> str:
-    """The message in one line; of Jittor's, which begin with how its functions are called, what follows that."""
-    text = str(error).rpartition("Failed reason:")[2]
-    text = re.sub(r"\x1b\[[0-9;]*m|\[f \d+ [^\]]*\]", " ", text)  # colours; time and place in Jittor's source
-    return " ".join(text.split())[:300]
 
 
 def takes_stages(method) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from jrdp.config import InputConfig
 from jrdp.data.coco import CocoDataset
+from jrdp.data.loader import TrainLoader
 from jrdp.data.own import OwnDataset
 from jrdp.errors import UserError
 
@@ -65,8 +66,36 @@ def test_numbers_0_and_1_are_a_mask_as_well_as_truth_values():
     for made in (shape, shape.astype(np.uint8), shape.astype(float)):
         own = OwnDataset(Items([(PIXELS, [made])]), INPUT)
         assert own.example(0).targets.bitmaps[0].sum() > 50
-    with pytest.raises(IndexError):
-        own.example(1)
+
+
+class Failing(Items):
+    at = "__getitem__"
+
+    def __getitem__(self, index):
+        if self.at == "__getitem__" and index == 1:
+            raise ValueError("no\nlabel")  # line
+        return super().__getitem__(index)
+
+    def __len__(self):
+        if self.at == "__len__":
+            raise RuntimeError
+        return super().__len__()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_its_methods_raise_is_one_line_with_the_place(workers):
+    """In a worker too, which starts after the sizes are known."""
+    items = Failing([(PIXELS, [mask(40, 60)]), (PIXELS, [mask(40, 60)])])
+    items.at = "__len__"
+    with pytest.raises(UserError, match=r"^__len__\(\) of the dataset Failing raised RuntimeError in test_own_dataset.py, line \d+$"):
+        OwnDataset(items, INPUT)
+    items.at = None
+    own = OwnDataset(items, INPUT)
+    items.at = "__getitem__"
+    line = next(n for n, text in enumerate(open(__file__), 1) if text.endswith("# line\n"))
+    told = rf"^__getitem__\(1\) of the dataset Failing raised ValueError in test_own_dataset.py, line {line}: no label$"
+    with TrainLoader(own, 2, seed=1, workers=workers) as loader, pytest.raises(UserError, match=told):
+        next(iter(loader))
 
 
 def test_masks_that_begin_at_the_corner_keep_their_pixels():

@@ -196,6 +196,28 @@ def test_the_installed_command_exits_with_2(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("jrdp: error: ") and "Traceback" not in done.stderr
 
 
+MOODY = """
+from tiny_parts import Tiny
+
+class Moody(Tiny):
+    def execute(self, images):
+        if images.shape[0] > 1:
+            raise ValueError("one picture at a time, please")
+        return super().execute(images)
+"""
+
+
+def test_what_a_backbone_of_one_s_own_raises_later_is_one_line_with_the_place(run, tmp_path, sample, monkeypatch):
+    """Not called a mistake of ours; and a training that has not made a step leaves nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moody_part.py").write_text(MOODY)
+    settings = (f"data.train=[{sample}/imgs:{sample}/train.json]", "data.test=[]", "input.min_size=64", "data.workers=0")
+    line = ("train", "--out", tmp_path / "o", "--device", "cpu", "--set", "model.backbone.name=moody_part:Moody")
+    result = run(*line, *(word for setting in settings for word in ("--set", setting)))
+    refused(result, "your own code raised ValueError in moody_part.py, line 7: one picture at a time, please")
+    assert not (tmp_path / "o").exists()
+
+
 def test_nothing_to_resume(run, tmp_path):
     refused(run("train", "--out", tmp_path / "o", "--resume"), "nothing to resume", tmp_path / "o")
     assert not (tmp_path / "o").exists()

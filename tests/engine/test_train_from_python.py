@@ -102,6 +102,24 @@ def test_a_dataset_that_cannot_be_copied_is_refused_before_anything_is_written(s
     assert not (tmp_path / "run").exists()
 
 
+class Unlabelled(Squares):
+    def __getitem__(self, index):
+        if self.asked == 7:  # to find an instance, to learn the sizes, to measure the norms on a batch of two
+            raise KeyError("mask")
+        self.asked += 1
+        return super().__getitem__(index)
+
+    asked = 0
+
+
+def test_what_a_dataset_raises_before_the_first_step_leaves_nothing(sample, tmp_path):
+    told = r"^__getitem__\(\d\) of the dataset Unlabelled raised KeyError in test_train_from_python.py, line \d+: 'mask'$"
+    for workers in (0, 1):
+        with pytest.raises(UserError, match=told):
+            train(settings(sample, 2, f"data.workers={workers}"), tmp_path / "run", dataset=Unlabelled())
+        assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_what_on_step_raises_ends_the_training(sample, tmp_path):
     def stop(step):
         if step.iteration == 2:
