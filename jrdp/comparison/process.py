@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ MODULES = {
     "jittor-bench": "jrdp.comparison.timing.worker_jittor",
     "torch-bench": "jrdp.comparison.timing.worker_torch",
 }
+PATIENCE = 20.0  # seconds without an answer after which one is told what goes on
 
 
 class Worker:
@@ -36,6 +39,8 @@ class Worker:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH")]))
         if threads is not None:
             environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
+        self._waited_for: set[str] = set()  # commands of which it was said that they take long
+        self._said = ""  # the last line of the log that was passed on
         self._log_file = open(self.log, "wb")
         try:
             self._process = subprocess.Popen(
@@ -74,6 +79,7 @@ class Worker:
         try:
             self._process.stdin.write(json.dumps({"command": command, **values}) + "\n")
             self._process.stdin.flush()
+            self._wait(command)
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
@@ -85,9 +91,24 @@ class Worker:
             raise UserError(f"{self.framework}: {answer['error']}")
         return answer["result"]
 
+    def _wait(self, command: str) -> None:
+        """Until there is an answer; says once what takes long, and passes on what the log says of it (Jittor's compiling)."""
+        while not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+            if command not in self._waited_for:
+                self._waited_for.add(command)
+                once = "; what is new to this machine is compiled once" if self.framework.startswith("jittor") else ""
+                print(f"jrdp: waiting for {self.framework} ({command}{once}) ...", file=sys.stderr, flush=True)
+            line = self._last_line()
+            if line and line != self._said:
+                self._said = line
+                print(f"jrdp: {self.framework}: {line}", file=sys.stderr, flush=True)
+
+    def _last_line(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
     def _last_words(self) -> str:
         code = self._process.returncode
         if code == -signal.SIGKILL:
             return "killed, as the system does when memory runs out: use smaller pictures or batches, or free memory"
-        text = self.log.read_text(encoding="utf-8", errors="replace").strip()
-        return text.splitlines()[-1].strip() if text else f"exit code {code}, nothing logged"
+        return self._last_line() or f"exit code {code}, nothing logged"

@@ -15,6 +15,7 @@ from PIL import Image
 from twin_python import TWIN_PYTHON
 
 from jrdp import interchange
+from jrdp.comparison import process
 from jrdp.comparison.gradients import compare_gradients
 from jrdp.comparison.layers import compare_layers
 from jrdp.comparison.pair import NEGATIVE_CONTROLS, Options, open_pair
@@ -133,6 +134,22 @@ def test_a_worker_that_is_killed_is_told_from_one_that_fails(tmp_path):
     with Worker("torch", str(tmp_path / "killed"), tmp_path) as worker:
         with pytest.raises(UserError, match="killed, as the system does when memory runs out"):
             worker.ask("memory")
+
+
+def test_who_waits_long_is_told_what_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(process, "PATIENCE", 0.2)
+    words = "read line\nsleep 0.5\necho compiling >&2\nsleep 0.7\necho compiled >&2\nsleep 0.5\necho '{\"result\": 7}'\nread line\nsleep 0.5\n"
+    (tmp_path / "slow").write_text(f"#!/bin/sh\n{words}echo '{{\"result\": 8}}'\n")
+    (tmp_path / "slow").chmod(0o755)
+    with Worker("jittor", str(tmp_path / "slow"), tmp_path) as worker:
+        assert worker.ask("gradients") == 7
+        assert capsys.readouterr().err.splitlines() == [
+            "jrdp: waiting for jittor (gradients; what is new to this machine is compiled once) ...",
+            "jrdp: jittor: compiling",
+            "jrdp: jittor: compiled",
+        ]
+        assert worker.ask("gradients") == 8
+        assert capsys.readouterr().err == ""
 
 
 def test_a_pair_needs_torch_and_says_so():
