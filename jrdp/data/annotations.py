@@ -9,17 +9,20 @@ used is named with its value before anything is computed.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
+from jrdp.boxes import overlap
 from jrdp.data.shapes import area_of, bounds_of, far_number, finite_numbers, parse_segmentation
 from jrdp.errors import UserError
 from jrdp.files import read_json
 
 ImageId = int | str
 MOST_PIXELS = 1 << 28  # of one picture; masks take a byte for each
+_FEW_BOXES = 8  # as many odd ones may be mistakes of somebody's; more than half of a set are another convention
 _MOST_AREA = 1e10  # pycocotools leaves out larger instances without a word
 
 
@@ -81,14 +84,17 @@ def check_form(data: Any, where: str) -> None:
         raise UserError(f"{where} is not a COCO json: it must be a mapping with images, annotations and categories")
     for key in ("images", "annotations", "categories"):
         if key not in data:
-            raise UserError(f"{where} is not a COCO json: it has no {key!r}")
+            raise UserError(f"{where} is not a COCO json: it has no {key!r}{_ONE_CATEGORY if key == 'categories' else ''}")
         if not isinstance(data[key], list):
             raise UserError(f"{where} is not a COCO json: its {key!r} is not a list")
     if not data["categories"]:
-        raise UserError(f"{where} is not a COCO json: its list of categories is empty")
+        raise UserError(f"{where} is not a COCO json: its list of categories is empty{_ONE_CATEGORY}")
     for number, category in enumerate(data["categories"]):
-        if not isinstance(category, dict) or not isinstance(read_id(category.get("id")), int):
-            raise UserError(f"{where} is not a COCO json: entry {number} of categories has no integer id")
+        if not isinstance(category, dict) or read_id(category.get("id")) is None:
+            raise UserError(f"{where} is not a COCO json: entry {number} of categories has no id (an integer or a string)")
+
+
+_ONE_CATEGORY = '; one is enough, whatever the objects are: [{"id": 1, "name": "object"}]'
 
 
 def _other_format(data: Any) -> Optional[str]:
@@ -118,7 +124,7 @@ class Annotations:
 
     images: dict[ImageId, ImageEntry]
     instances: list[Instance]
-    category_ids: list[int]
+    category_ids: list[ImageId]
 
 
 def read_annotations(path: str | os.PathLike) -> Annotations:
@@ -264,8 +270,8 @@ def parse_annotation(entry: Any, position: int, images: dict[ImageId, ImageEntry
         try:
             polygons, runs = parse_segmentation(entry["segmentation"], image.height, image.width)
         except ValueError as error:
-            # Kinds end where values begin.
-            raise MalformedEntry(name, f"has {error}", f"has {error}".split(",")[0].split(":")[0]) from error
+            kind = re.split(r"[,:0-9]", f"has {error}")[0]  # it ends where values begin
+            raise MalformedEntry(name, f"has {error}", kind) from error
     area = entry.get("area")
     if area is not None and (not finite_numbers([area]) or not 0 <= area <= _MOST_AREA):
         kind = "has an area that is no number of square pixels"
@@ -277,7 +283,7 @@ def parse_annotation(entry: Any, position: int, images: dict[ImageId, ImageEntry
 def _box(
     box: Any, name: str, bounds: Optional[tuple[float, float, float, float]]
 ) -> tuple[float, float, float, float]:
-    if box is None and bounds is not None:
+    if box in (None, []) and bounds is not None:
         x1, y1, x2, y2 = bounds
         return x1, y1, x2 - x1, y2 - y1
     kind = "has no bbox [x, y, width, height]"
@@ -287,6 +293,32 @@ def _box(
     if far is not None:
         raise MalformedEntry(name, f"has a bbox with the number {far:g}: no picture is that large", "has a huge bbox")
     return float(box[0]), float(box[1]), float(box[2]), float(box[3])
+
+
+def refuse_other_boxes(read: Annotations, where: str | os.PathLike) -> None:
+    """Raise `UserError` where most boxes are not [x, y, width, height] in pixels: corners, say, or shares of the picture.
+
+    That they are not, their shapes tell; without those, that they are smaller than a pixel.
+    """
+    told = [instance for instance in read.instances if not instance.crowd]
+    odd = [instance for instance in told if _has_odd_box(instance, read.images[instance.image_id])]
+    if len(odd) >= _FEW_BOXES and 2 * len(odd) > len(told):
+        raise UserError(
+            f"{where}: {len(odd)} of {len(told)} boxes do not fit their masks or pictures, first that of annotation "
+            f"{odd[0].id}; bbox is [x, y, width, height] in pixels; `jrdp data check` lists them"
+        )
+
+
+def _has_odd_box(instance: Instance, image: ImageEntry) -> bool:
+    if is_share(instance.xywh):
+        return True
+    return has_shape(instance) and overlap(instance.xywh, shape_bounds(instance, image)) < 0.5
+
+
+def is_share(xywh: Sequence[float]) -> bool:
+    """Whether a box lies within the one pixel at the corner, as those do that are shares of the picture's sides."""
+    x, y, width, height = xywh
+    return 0 <= x < 1 and 0 <= y < 1 and 0 < width <= 1 and 0 < height <= 1 and min(width, height) < 1
 
 
 def has_shape(instance: Instance) -> bool:

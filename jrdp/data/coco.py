@@ -23,16 +23,13 @@ from PIL import Image
 
 from jrdp import boxes as box_math
 from jrdp.config import InputConfig
-from jrdp.data.annotations import ImageEntry, ImageId, Instance, has_shape, mask_area, read_annotations, shape_bounds
-from jrdp.data.naming import find_picture, refuse_backslashes
+from jrdp.data.annotations import ImageEntry, ImageId, Instance, has_shape, mask_area, read_annotations, refuse_other_boxes
+from jrdp.data.naming import find_picture, other_picture_hint, refuse_backslashes
 from jrdp.data.rle import decode_runs
 from jrdp.data.augmentation import Look
 from jrdp.data.transforms import PreparedImage, exif_orientation, prepare_image, read_image, resize_shape, sizes_of
 from jrdp.errors import UserError
 from jrdp.structures import Targets
-
-
-_FEW_BOXES = 8  # as many odd ones may be mistakes of somebody's; more than half of a set are another convention
 
 
 class Example(NamedTuple):
@@ -76,7 +73,7 @@ class CocoDataset:
         images = annotations.images
         refuse_backslashes(images_dir, images.values(), json_path)
         # The one category's id, for result files; as released, all categories are one.
-        self.category_id: int = annotations.category_ids[0]
+        self.category_id: int | str = annotations.category_ids[0]
         grouped: dict[ImageId, list[Instance]] = {image_id: [] for image_id in images}
         for instance in annotations.instances:
             if not instance.crowd:
@@ -91,7 +88,7 @@ class CocoDataset:
             if self._crowds:
                 what += f" (iscrowd is 1 for {self._crowds} of {len(annotations.instances)}: some programs set it for every RLE)"
             raise UserError(f"{json_path}: {what}, so there is nothing to {'train' if training else 'test'} on")
-        _refuse_other_boxes(images, annotations.instances, json_path)
+        refuse_other_boxes(annotations, json_path)
         if not training and not _any_mask(images, annotations.instances):
             raise UserError(f"{json_path}: no instance has a mask inside its picture, so there is no mask AP to test for")
 
@@ -136,10 +133,11 @@ class CocoDataset:
 
     def refuse_missing_pictures(self) -> None:
         """Raise `UserError` where a picture is not there: a run would find it after hours."""
-        missing = [path for path in map(self.path, range(len(self))) if not path.exists()]
+        missing = [index for index in range(len(self)) if not self.path(index).exists()]
         if missing:
+            hint = other_picture_hint(self.images_dir, self._records[missing[0]].image.file_name)
             raise UserError(
-                f"{self.json_path}: {len(missing)} of {len(self)} pictures are not there, first {missing[0]}; `jrdp data "
+                f"{self.json_path}: {len(missing)} of {len(self)} pictures are not there, first {self.path(missing[0])}{hint}; `jrdp data "
                 "check` lists them"
             )
 
@@ -224,17 +222,6 @@ def usable(image: ImageEntry, instances: Sequence[Instance]) -> tuple[np.ndarray
     boxes = box_math.clip(boxes, image.height, image.width)
     shaped = np.array([has_shape(instance) for instance in instances], dtype=bool)
     return box_math.nonempty(boxes) & shaped, boxes
-
-
-def _refuse_other_boxes(images: dict[ImageId, ImageEntry], instances: Sequence[Instance], where: str | os.PathLike) -> None:
-    """Raise `UserError` where most boxes do not fit their shapes, as with [x1, y1, x2, y2] or shares of the picture."""
-    shaped = [instance for instance in instances if not instance.crowd and has_shape(instance)]
-    odd = [i for i in shaped if box_math.overlap(i.xywh, shape_bounds(i, images[i.image_id])) < 0.5]
-    if len(odd) >= _FEW_BOXES and 2 * len(odd) > len(shaped):
-        raise UserError(
-            f"{where}: {len(odd)} of {len(shaped)} boxes do not fit their masks, first that of annotation {odd[0].id}; bbox "
-            "is [x, y, width, height] in pixels; `jrdp data check` lists them"
-        )
 
 
 def _any_mask(images: dict[ImageId, ImageEntry], instances: Sequence[Instance]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Iterable
 
 from jrdp.data.annotations import ImageEntry
@@ -25,6 +26,21 @@ def find_picture(folder: str | os.PathLike, file_name: str) -> Path:
         if other.exists():
             return other
     return path
+
+
+def other_picture_hint(folder: str | os.PathLike, file_name: str) -> str:
+    """Which picture in `folder` the absent `file_name` may mean, in brackets: the same but for folders, case or suffix.
+
+    Annotation programs write names with the folder they worked in, addresses, or the suffix before a conversion.
+    """
+    last = PurePosixPath(file_name.partition("?")[0].replace("\\", "/")).name
+    with suppress(OSError):
+        names = sorted(os.listdir(folder))
+        for same in (lambda name: name, str.casefold, lambda name: PurePosixPath(name).stem.casefold()):
+            for name in names:
+                if same(same_name(name)) == same(same_name(last)):
+                    return f" (but there is {Path(folder) / name})"
+    return ""
 
 
 def same_name(file_name: str) -> str:

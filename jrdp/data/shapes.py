@@ -45,11 +45,20 @@ def parse_segmentation(segmentation: Any, height: int, width: int) -> tuple[Part
             f"a segmentation that is one list of numbers, {_shown(segmentation)}: it needs a list of polygons, "
             "[[x, y, x, y, ...]]"
         )
+    if len(segmentation) > 2 and all(isinstance(part, list) and finite_numbers(part) for part in segmentation):
+        lengths = {len(part) for part in segmentation}
+        if lengths == {2}:
+            raise ValueError(
+                f"a polygon that is a list of points, {_shown(segmentation)}: it needs the numbers in one list, "
+                "[[x, y, x, y, ...]]"
+            )
+        if (len(segmentation), *lengths) == (height, width):
+            raise ValueError("a segmentation that is a mask in numbers, a row in each list: it needs polygons or RLE")
     parts = []
     outline = 0.0
     for part in segmentation:
         if not finite_numbers(part) or len(part) % 2:
-            raise ValueError(f"a malformed polygon {_shown(part)}: a list of finite numbers x, y, x, y, ... is needed")
+            raise ValueError(f"a malformed polygon: {_shown(part)}; a list of finite numbers x, y, x, y, ... is needed")
         if len(part) < 6:  # fewer than three corners enclose nothing
             continue
         points = np.array(part, dtype=np.float64)

@@ -18,6 +18,7 @@ from jrdp.data.annotations import (
     Instance,
     MalformedEntry,
     has_shape,
+    is_share,
     load_json,
     mask_area,
     read_id,
@@ -27,7 +28,7 @@ from jrdp.data.annotations import (
 from jrdp.data.catalog import Location, locate
 from jrdp.data.coco import exif_hint, usable
 from jrdp.data.folders import is_litter
-from jrdp.data.naming import backslash_hint, find_picture, has_lost_backslashes, same_name
+from jrdp.data.naming import backslash_hint, find_picture, has_lost_backslashes, other_picture_hint, same_name
 from jrdp.data.transforms import exif_orientation, read_image
 from jrdp.errors import UserError
 
@@ -106,7 +107,7 @@ class _Faults:
 def _read(data: dict, report: Report) -> Annotations:
     """What can be read; instances are without crowds."""
     faults = _Faults()
-    categories = {read_id(category["id"]) for category in data["categories"]}
+    categories = {str(read_id(category["id"])) for category in data["categories"]}  # 1 and "1" are the same
     taken: set[ImageId] = set()
     shapes: list[Instance] = []
 
@@ -115,7 +116,7 @@ def _read(data: dict, report: Report) -> Annotations:
         if instance.id in taken:
             faults.add(MalformedEntry(name, "has an id that occurs twice"))
         taken.add(instance.id)
-        if read_id(entry.get("category_id")) not in categories:
+        if str(read_id(entry.get("category_id"))) not in categories:
             cause = f"has the category {entry.get('category_id')!r:.60}, which is not among the categories"
             faults.add(MalformedEntry(name, cause, "category"))
         if not instance.crowd:
@@ -146,6 +147,8 @@ def _instance_problems(instance: Instance, image: ImageEntry) -> list[tuple[str,
     if width <= 0 or height <= 0:
         return [("no area", f"{shown} has no area")]
     problems = []
+    if is_share(instance.xywh):
+        problems.append(("share", f"{shown} is smaller than a pixel: shares of the picture's sides?"))
     if x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0:
         problems.append(("outside", f"{shown} lies outside the picture of {image.width}x{image.height}"))
     elif x < -1 or y < -1 or x + width > image.width + 1 or y + height > image.height + 1:
@@ -168,6 +171,7 @@ def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: 
         report.problems.append(f"image {lost[0].id}{more} {backslash_hint(lost[0])}")
     looked_at = [image for image in images.values() if image not in lost]
     turned = 0
+    faults = _Faults()
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         found = threads.map(lambda image: _look_at_picture(place, image, upright), looked_at)
         for problem, has_rotation in tqdm(
@@ -175,7 +179,8 @@ def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: 
         ):
             turned += has_rotation
             if problem is not None:
-                report.problems.append(problem)
+                faults.add(problem)
+    report.problems += faults.lines()
     if turned:
         report.notes.append(
             f"{turned} pictures have an EXIF orientation, which training and testing ignore: right for annotations in the "
@@ -191,21 +196,24 @@ def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: 
         report.notes.append(f"{len(extra)} files in {place.images} are not in {place.annotations}")
 
 
-def _look_at_picture(place: Location, image: ImageEntry, upright: bool) -> tuple[str | None, bool]:
+def _look_at_picture(place: Location, image: ImageEntry, upright: bool) -> tuple[MalformedEntry | None, bool]:
     """What is wrong with the picture, if anything, and whether it has an orientation that is not followed."""
     path = find_picture(place.images, image.file_name)
     try:
         picture = read_image(path, upright=upright)
     except UserError as error:
-        return str(error), False
+        reason = str(error).replace(f"cannot read image {path}", "")
+        hint = "" if path.exists() else other_picture_hint(place.images, image.file_name)
+        return MalformedEntry(str(path), reason + hint, reason), False
     return _size_problem(path, picture, image), not upright and exif_orientation(picture) != 1
 
 
-def _size_problem(path: Path, picture: Image.Image, image: ImageEntry) -> str | None:
+def _size_problem(path: Path, picture: Image.Image, image: ImageEntry) -> MalformedEntry | None:
     if picture.size == (image.width, image.height):
         return None
-    problem = f"{path} is {picture.width}x{picture.height}, but image {image.id} says {image.width}x{image.height}"
-    return problem + exif_hint(picture, image)
+    hint = exif_hint(picture, image)
+    cause = f"is {picture.width}x{picture.height}, but image {image.id} says {image.width}x{image.height}{hint}"
+    return MalformedEntry(str(path), cause, f"is of another size{hint}")
 
 
 def _note_what_training_leaves_out(images: dict[ImageId, ImageEntry], instances: list[Instance], report: Report) -> None:

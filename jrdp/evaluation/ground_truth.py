@@ -11,7 +11,7 @@ from typing import Literal, Union
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from jrdp.data.annotations import ImageEntry, Instance, parse_annotations, read_annotations
+from jrdp.data.annotations import ImageEntry, Instance, parse_annotations, read_annotations, refuse_other_boxes
 from jrdp.data.shapes import rle_of
 from jrdp.errors import UserError
 
@@ -61,6 +61,8 @@ def load_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
         read = parse_annotations({"categories": [{"id": 1}], **source}, "ground truth")
     else:
         read = read_annotations(source)
+    where = "ground truth" if isinstance(source, (dict, COCO)) else str(source)
+    refuse_other_boxes(read, where)
     images = {
         image_id: {"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height}
         for image_id, image in sorted(read.images.items())
@@ -75,7 +77,6 @@ def load_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
         annotations.append(annotation)
     count = sum(not annotation["iscrowd"] for annotation in annotations)
     if without_mask and without_mask == count:
-        where = "ground truth" if isinstance(source, (dict, COCO)) else str(source)
         raise UserError(
             f"{where}: none of its {count} instances has a mask (their segmentations are empty or lie outside the "
             "pictures), so masks cannot be evaluated; boxes can (--iou-type bbox)"

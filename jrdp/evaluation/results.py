@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from jrdp.boxes import overlap
 from jrdp.errors import UserError
 from jrdp.files import read_json, write_json
-from jrdp.data.annotations import find_image
+from jrdp.data.annotations import find_image, is_share
 from jrdp.data.naming import same_name
 from jrdp.data.shapes import checked_rle, far_number, finite_numbers
 from jrdp.evaluation.ground_truth import GroundTruth
+
+
+_FEW_BOXES, _TELLING_BOXES = 8, 1000  # fewer do not tell how their numbers are meant, and so many are enough
 
 
 def box_results(
@@ -78,7 +82,8 @@ def check_results(
         image = _image_of(entry, ground_truth, by_name, place)
         score = entry.get("score")
         if not finite_numbers([score]):
-            raise UserError(f"{place} has no finite score")
+            found = f"score is {score!r:.60}" if "score" in entry else f"its entries are {', '.join(map(str, entry)):.200}"
+            raise UserError(f"{place} has no finite score (a number): {found}")
         result = {"id": position + 1, "image_id": image["id"], "category_id": 1, "score": float(score), "iscrowd": 0}
         if ground_truth.iou_type == "bbox":
             result["bbox"] = _box(entry.get("bbox"), place)
@@ -93,7 +98,37 @@ def check_results(
             result["area"] = float(coco_mask.area(result["segmentation"]))
             result["bbox"] = [float(number) for number in coco_mask.toBbox(result["segmentation"])]
         checked.append(result)
+    if ground_truth.iou_type == "bbox":
+        _refuse_other_boxes(checked, ground_truth, where)
     return checked
+
+
+def _refuse_other_boxes(results: list[dict], ground_truth: GroundTruth, where: str) -> None:
+    """Raise `UserError` for boxes that are surely no [x, y, width, height] in pixels, since AP would be 0 without a word.
+
+    Shares of the picture are smaller than a pixel; corners [x1, y1, x2, y2] fit the ground truth when read as such.
+    """
+    told = results[:_TELLING_BOXES]
+    if len(told) < _FEW_BOXES:
+        return
+    form = None
+    if 2 * sum(is_share(result["bbox"]) for result in told) > len(told):
+        form = "shares of the picture"
+    elif all(result["bbox"][2] > result["bbox"][0] and result["bbox"][3] > result["bbox"][1] for result in told):
+        bounds: dict = {}
+        for annotation in ground_truth.annotations:
+            x, y, width, height = annotation["bbox"]
+            bounds.setdefault(annotation["image_id"], []).append((x, y, x + width, y + height))
+        fits = corners_fit = 0.0
+        for result in told:
+            x, y, right, bottom = result["bbox"]
+            near = bounds.get(result["image_id"], [])
+            fits += max((overlap((x, y, right, bottom), other) for other in near), default=0)
+            corners_fit += max((overlap((x, y, right - x, bottom - y), other) for other in near), default=0)
+        if corners_fit > 2 * fits:
+            form = "corners, [x1, y1, x2, y2]"
+    if form:
+        raise UserError(f"{where}: the boxes look like {form}, first {told[0]['bbox']}; bbox is [x, y, width, height] in pixels")
 
 
 def _images_by_name(ground_truth: GroundTruth) -> dict[str, list[dict]]:
@@ -110,6 +145,10 @@ def _image_of(entry: dict, ground_truth: GroundTruth, by_name: dict[str, list[di
     """The image that a result is of: by its `file_name` where it has one, since predictions number their pictures."""
     image_id, name = entry["image_id"], entry.get("file_name")
     by_id = find_image(ground_truth.images, image_id)
+    if name is None and by_id is None and isinstance(image_id, str):
+        name = image_id  # some programs name a picture there
+        if same_name(name) not in by_name:
+            raise UserError(f"{place} is of image id {image_id!r:.80}, which is no id and no file_name in the ground truth")
     if name is None:
         if by_id is None:
             raise UserError(f"{place} is of image id {image_id!r}, which the ground truth does not have")

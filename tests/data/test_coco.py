@@ -289,7 +289,7 @@ def test_boxes_of_another_convention_are_refused_where_most_have_it(tiny_set, ma
     CocoDataset(*tiny_set.write(), InputConfig(), training=True)
     for entry in tiny_set.data["annotations"][:9]:
         entry["bbox"] = [0.1, 0.1, 0.5, 0.5]
-    with pytest.raises(UserError, match=r"9 of 16 boxes do not fit their masks, first that of annotation 1; .*width, height"):
+    with pytest.raises(UserError, match=r"9 of 16 boxes do not fit their masks or pictures, first that of annotation 1; .*width, height"):
         CocoDataset(*tiny_set.write(), InputConfig(), training=True)
 
 

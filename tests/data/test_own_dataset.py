@@ -197,7 +197,6 @@ def test_a_pil_image_is_read_as_its_file_would_be(tmp_path):
     [
         [],
         [np.zeros((40, 60), bool)],
-        [mask(40, 60).tolist()],  # its rows pass for polygons
         [[[4, 4, 24, 24]]],  # a box
         [[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]],  # shares of the picture
         [[[100, 100, 200, 100, 200, 200]]],  # outside
@@ -207,6 +206,11 @@ def test_a_dataset_of_which_no_instance_remains_would_train_on_background_alone(
     with pytest.raises(UserError, match="none of the 2 items of the dataset has an instance that covers a pixel"):
         OwnDataset(Items([(PIXELS, instances)] * 2), INPUT)
     assert len(OwnDataset(Items([(PIXELS, instances), (PIXELS, [mask(40, 60)])]), INPUT)) == 2
+
+
+def test_the_rows_of_a_mask_do_not_pass_for_polygons():
+    with pytest.raises(UserError, match="its instance 0.*is a mask in numbers, a row in each list"):
+        OwnDataset(Items([(PIXELS, [mask(40, 60).astype(int).tolist()])]), INPUT)
 
 
 SCRIPT = """

@@ -44,6 +44,8 @@ def test_parts_of_less_than_three_corners_are_left_out():
         ("text", "neither a list of polygons nor RLE"),
         ([1, 2, 3, 4, 5, 6], "one list of numbers"),
         ([[1, 2, 3, 4, 5, 6, 7]], "malformed polygon"),
+        ([[1, 2], [3, 4], [5, 6]], "a polygon that is a list of points"),
+        ([[0, 1] * 5] * 10, "a mask in numbers"),
         ([[1, 2, 3, 4, 5, float("nan")]], "malformed polygon"),
         ([[1, 2, 3, 4, 5, True]], "malformed polygon"),
         ([3], "one list of numbers"),

@@ -44,7 +44,7 @@ DEFECTS = {
     "no picture": (lambda t: (t.images / "p2.png").write_text("x"), "p2.png: it is not an image"),
     "truncated picture": (
         lambda t: (t.images / "p2.png").write_bytes((t.images / "p2.png").read_bytes()[:900]),
-        "cannot read image .*p2.png",
+        "p2.png: .*truncated",
     ),
     "another size": (lambda t: Image.new("RGB", (41, 60)).save(t.images / "p2.png"), "p2.png is 41x60, but image 20"),
     "turned": (lambda t: Image.new("RGB", (60, 40)).save(t.images / "p2.png"), "p2.png is 60x40.*turned by 90"),
@@ -150,6 +150,34 @@ def test_one_cause_is_one_line(tiny_set):
     report = _check(tiny_set)
     assert [line for line in report.problems if "annotation" in line] == []
     assert len(report.problems) == 1 and "and 2 more: image 20, image 30" in report.problems[0]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda t: [e.update(file_name="imgs/" + e["file_name"]) for e in t.data["images"]], r"p1.png: no such file \(but there is .*p1.png\)"),
+        (lambda t: [e.update(file_name=f"http://a/{e['file_name']}?b") for e in t.data["images"]], r"but there is .*p1.png"),
+        (lambda t: [e.update(file_name=e["file_name"].upper()) for e in t.data["images"]], r"P1.PNG: no such file \(but there is .*p1.png\)"),
+        (lambda t: [e.update(file_name=e["file_name"][:-3] + "jpg") for e in t.data["images"]], r"p1.jpg: .*but there is .*p1.png"),
+        (lambda t: [p.unlink() for p in t.images.iterdir()], r"p1.png: no such file \(and 2 more: .*p2.png, .*p3.png\)"),
+        (lambda t: [e.update(width=e["width"] + 1) for e in t.data["images"]], "p1.png is 60x40, but image 10 says 61x40 .and 2 more"),
+        (lambda t: [p.write_text("x") for p in t.images.iterdir()], "p1.png: it is not an image.*and 2 more"),
+        (lambda t: [e.update(segmentation=[[[e["id"], 4], [5, 6], [7, 8]]]) for e in t.data["annotations"]], "malformed polygon.*and 2 more"),
+        (lambda t: [e.update(segmentation=[[4, e["id"]], [5, 6], [7, 8]]) for e in t.data["annotations"]], "list of points.*and 2 more"),
+        (lambda t: [e.update(segmentation=[[e["id"] * 1e8] * 6]) for e in t.data["annotations"]], "the coordinate 1e.08.*and 2 more"),
+        (lambda t: [e.update(segmentation={"size": [e["id"], 9], "counts": [9]}) for e in t.data["annotations"]], "an RLE for.*and 2 more"),
+    ],
+)  # fmt: skip
+def test_one_cause_of_every_entry_is_one_line(tiny_set, change, words):
+    tiny_set.write()
+    change(tiny_set)
+    report = _check(tiny_set)
+    assert len(report.problems) == 1 and re.search(words, report.problems[0]), report.text()
+
+
+def test_ids_of_categories_may_be_strings(tiny_set):
+    tiny_set.data["categories"][0]["id"] = str(tiny_set.data["categories"][0]["id"])
+    assert _check(tiny_set).ok
 
 
 def test_backslashes_are_named_once(tiny_set):

@@ -232,7 +232,8 @@ def test_polygons_and_uncompressed_masks_of_other_systems():
         (lambda r: r.update(image_id=[1]), "image id"),
         (lambda r: r.pop("image_id"), "result 2 has no image_id"),
         (lambda r: r.pop("score"), "result 2 has no finite score"),
-        (lambda r: r.update(score=float("nan")), "result 2 has no finite score"),
+        (lambda r: r.update(score=float("nan")), "result 2 has no finite score .a number.: score is nan"),
+        (lambda r: r.update(score="0.5"), "result 2 has no finite score .a number.: score is '0.5'"),
         (lambda r: r.pop("segmentation"), "result 2 has no segmentation"),
         (lambda r: r["segmentation"].update(size=[260, 200]), "for a picture of 200x260"),
         (lambda r: r["segmentation"].update(counts="zz"), "bad segmentation"),
@@ -252,6 +253,51 @@ def test_bad_boxes():
     for box in (None, [1, 2, 3], [1, 2, 3, float("inf")], ["1", 2, 3, 4]):
         with pytest.raises(UserError, match="result 0 has no bbox"):
             evaluate(dataset, [{"image_id": 1000, "score": 1.0, "bbox": box}], "bbox")
+
+
+def pictures_with_boxes(count):
+    """Ground truth of `count` pictures of 100 x 80 with a box each, and results that are right."""
+    random = np.random.default_rng(0)
+    boxes = [[*map(int, (*random.integers(20, 40, 2), *random.integers(10, 30, 2)))] for _ in range(count)]
+    images = [{"id": n, "file_name": f"d/{n}.png", "width": 100, "height": 80} for n in range(count)]
+    annotations = [{"id": n, "image_id": n, "category_id": 1, "iscrowd": 0, "bbox": box} for n, box in enumerate(boxes)]
+    results = [{"image_id": n, "category_id": 1, "score": 0.5, "bbox": box} for n, box in enumerate(boxes)]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1}]}, results
+
+
+def as_shares(entry):
+    x, y, width, height = entry["bbox"]
+    return {**entry, "bbox": [x / 100, y / 80, width / 100, height / 80]}
+
+
+def as_corners(entry):
+    x, y, width, height = entry["bbox"]
+    return {**entry, "bbox": [x, y, x + width, y + height]}
+
+
+def test_boxes_of_another_convention_are_no_ap_of_0():
+    dataset, results = pictures_with_boxes(9)
+    assert evaluate(dataset, results, "bbox")["AP"] == pytest.approx(1)
+    with pytest.raises(UserError, match="the boxes look like corners, .x1, y1, x2, y2., first"):
+        evaluate(dataset, list(map(as_corners, results)), "bbox")
+    with pytest.raises(UserError, match="the boxes look like shares of the picture"):
+        evaluate(dataset, list(map(as_shares, results)), "bbox")
+    elsewhere = [{**result, "bbox": [0, 0, 5, 5]} for result in results]  # wrong, but what it says
+    assert evaluate(dataset, elsewhere, "bbox")["AP"] == 0
+    with pytest.raises(UserError, match="9 of 9 boxes do not fit their masks or pictures, first that of annotation 0"):
+        evaluate({**dataset, "annotations": list(map(as_shares, dataset["annotations"]))}, results, "bbox")
+    for iou_type in ("bbox", "segm"):  # whichever of both is wrong
+        shapes = [{**entry, "segmentation": [[1, 1, 9, 1, 9, 9]]} for entry in dataset["annotations"]]
+        with pytest.raises(UserError, match="9 of 9 boxes do not fit their masks"):
+            evaluate({**dataset, "annotations": shapes}, [], iou_type)
+
+
+def test_pictures_may_be_named_where_their_id_belongs():
+    dataset, results = pictures_with_boxes(3)
+    named = [{**result, "image_id": f"{result['image_id']}.png"} for result in results]
+    assert evaluate(dataset, named, "bbox")["AP"] == pytest.approx(1)
+    with pytest.raises(UserError, match="result 0 is of image id 'x', which is no id and no file_name"):
+        evaluate(dataset, [{**results[0], "image_id": "x"}], "bbox")
 
 
 @pytest.mark.parametrize(
