@@ -101,7 +101,8 @@ def _prepare() -> Setup:
     # Jittor would take the name from `git branch` in the folder it lies in. This one names all that its compile commands
     # depend on and its cache path does not, so that two installations that differ in it do not overwrite each other.
     flags = chosen.get("cc_flags", os.environ.get("cc_flags", ""))
-    parts = (source, chosen["python_config_path"], onednn.identity, flags)
+    parts = [source, chosen["python_config_path"], onednn.identity, flags]
+    parts += filter(None, [chosen.get("nvcc_path")])  # JRDP_PRECISE has one of its own, and may change from run to run
     chosen["cache_name"] = os.environ.get("cache_name", f"jrdp-{fingerprint(*parts)}")
     remember(chosen)
     return Setup(tuple(problems), onednn, cuda, source, compiler)

@@ -76,6 +76,22 @@ def test_the_cache_name_does_not_depend_on_where_one_stands(tmp_path):
     assert json.loads(_fresh(SHOW, tmp_path, cc_flags="-O1"))["cache_name"] != first
 
 
+def test_builds_by_another_nvcc_have_another_cache(tmp_path):
+    """Such as the precise build: in one cache, each would compile Jittor and every kernel anew that the other has made."""
+    pretended = """
+import json, os
+from jrdp.machine import prepare
+from jrdp.machine.cuda import CudaChoice
+prepare.choose_cuda = lambda compiler: CudaChoice(True, "", environment={"nvcc_path": os.environ["CHOSEN"]})
+prepare.prepare()
+print(os.environ["cache_name"])
+"""
+    fast, precise, without = (_fresh(pretended, tmp_path, CHOSEN=name) for name in ("/fast/nvcc", "/precise/nvcc", ""))
+    assert len({fast, precise, without}) == 3
+    assert _fresh(pretended, tmp_path, CHOSEN="/fast/nvcc") == fast
+    assert json.loads(_fresh(SHOW, tmp_path, nvcc_path=""))["cache_name"] == without
+
+
 def test_cuda_is_off_without_a_gpu_although_nvcc_is_on_the_path(tmp_path):
     nvcc = tmp_path / "bin" / "nvcc"
     nvcc.parent.mkdir()
