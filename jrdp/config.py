@@ -35,8 +35,12 @@ def _one_of(*names: str) -> Callable[[str], str]:
 
 # Numbers have bounds, so that none asks for more memory, processes or bits than any machine has.
 Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
-Pixels = Annotated[int, Field(gt=0, le=16384)]
-ColorTriple = Annotated[tuple[float, float, float], Field(strict=False)]  # YAML and JSON have lists only
+LARGEST_SIDE = 16384
+Pixels = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
+_MOST = 1e6  # of what numbers are multiplied with or divided by: float32 ends at 3e38
+Factor = Annotated[float, Field(gt=0, le=_MOST)]
+Shift = Annotated[float, Field(ge=-_MOST, le=_MOST)]
+Scale = Annotated[float, Field(ge=1 / _MOST, le=_MOST)]
 
 
 class Section(BaseModel):
@@ -84,7 +88,7 @@ class PyramidConfig(Section):
 
 
 class FcosConfig(Section):
-    channels: int = Field(128, gt=0, le=8192)  # the paper says 256 (convention 1)
+    channels: int = Field(128, gt=0, le=8192, multiple_of=32)  # group norm has 32 groups; the paper says 256 (convention 1)
     pre_nms_threshold: float = Field(0.05, ge=0, le=1)
     pre_nms_top_n: Count = 1000  # per level
     nms_threshold: float = Field(0.6, ge=0, le=1)  # 0.8 for SOC
@@ -108,9 +112,10 @@ class InputConfig(Section):
     min_size: Pixels = 320
     max_size: Pixels = 480
     channel_order: Literal["bgr", "rgb"] = "bgr"
-    scale: float = Field(255.0, gt=0)  # pixels are 0..scale before the mean is taken
-    mean: ColorTriple = (102.9801, 115.9465, 122.7717)  # in channel_order
-    std: ColorTriple = (1.0, 1.0, 1.0)
+    scale: Scale = 255.0  # pixels are 0..scale before the mean is taken
+    # In channel_order; not strict, since YAML and JSON have lists only.
+    mean: Annotated[tuple[Shift, Shift, Shift], Field(strict=False)] = (102.9801, 115.9465, 122.7717)
+    std: Annotated[tuple[Scale, Scale, Scale], Field(strict=False)] = (1.0, 1.0, 1.0)
     # Whether pictures are turned as their EXIF orientation says. None: `jrdp predict` turns them, training and testing
     # do not, as released (annotations are in the pixels of the file).
     exif: Optional[Literal["apply", "ignore"]] = None
@@ -119,15 +124,13 @@ class InputConfig(Section):
     def _sizes(self) -> InputConfig:
         if self.max_size < self.min_size:
             raise ValueError(f"max_size ({self.max_size}) is smaller than min_size ({self.min_size})")
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive")
         return self
 
 
 class DataConfig(Section):
     """Names from the catalog (isod_train, soc_train, come_train, ...) or paths as `images_folder:annotations.json`."""
 
-    root: str = "datasets"
+    root: str = Field("datasets", min_length=1)
     train: list[str] = Field(default_factory=lambda: ["isod_train"], min_length=1)
     test: list[str] = Field(default_factory=lambda: ["isod_test"])  # may be empty: training then ends without a test
     flip_probability: float = Field(0.5, ge=0, le=1)
@@ -139,27 +142,36 @@ class DataConfig(Section):
     saturation: float = Field(0.0, ge=0, lt=1)
     hue: float = Field(0.0, ge=0, le=0.5)  # the turn of the colour circle is drawn from -this to this, in whole turns
 
+    @model_validator(mode="after")
+    def _tests(self) -> DataConfig:
+        twice = [name for name in self.test if self.test.count(name) > 1]
+        if twice:
+            raise ValueError(f"test: {twice[0]} is named twice")
+        return self
+
 
 class SolverConfig(Section):
     """SGD with the released schedule (conventions 6 and 7)."""
 
-    base_lr: float = Field(0.0025, gt=0)
-    bias_lr_factor: float = Field(2.0, gt=0)
+    base_lr: Factor = 0.0025
+    bias_lr_factor: Factor = 2.0
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    bias_weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=_MOST)
+    bias_weight_decay: float = Field(0.0, ge=0, le=_MOST)
     batch_size: int = Field(4, gt=0, le=4096)
     max_iterations: Count = 9000
     steps: list[Count] = Field(default_factory=lambda: [6000])
-    gamma: float = Field(0.1, gt=0)
+    gamma: Factor = 0.1
     warmup_iterations: int = Field(500, ge=0, le=2**31 - 1)
-    warmup_factor: float = Field(1 / 3, gt=0)
+    warmup_factor: Factor = 1 / 3
     accumulate: int = Field(1, gt=0, le=4096)  # batches of batch_size whose gradients are averaged for one step
     # The largest L2 norm of all gradients together: longer ones are shortened to it. None: as they are, as released.
     clip_norm: Optional[float] = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _effects(self) -> SolverConfig:
+        if any(second <= first for first, second in zip(self.steps, self.steps[1:])):
+            raise ValueError(f"steps: {self.steps} should increase from one to the next")
         for key, value, of in (("gamma", self.gamma, "steps"), ("warmup_factor", self.warmup_factor, "warmup_iterations")):
             if value != type(self).model_fields[key].default and not getattr(self, of):
                 raise ValueError(f"{key}: {value} has no effect with {of}: {getattr(self, of)}; leave it out")
@@ -167,7 +179,7 @@ class SolverConfig(Section):
 
 
 class TrainConfig(Section):
-    weights: Optional[str] = None  # ImageNet backbone or a full checkpoint to start from; None starts from scratch
+    weights: Optional[str] = Field(None, min_length=1)  # ImageNet backbone or a full checkpoint to start from; None starts from scratch
     # Take from the weights what fits the network, and print what was and was not filled; otherwise all of it must fit.
     partial_weights: bool = False
     checkpoint_period: Count = 1000
@@ -220,6 +232,17 @@ class Config(Section):
     solver: SolverConfig = Field(default_factory=SolverConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     test: TestConfig = Field(default_factory=TestConfig)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Config:
+        for side in self.data.min_sizes:
+            long_side = round(self.input.max_size * side / self.input.min_size)
+            if long_side > LARGEST_SIDE:
+                raise ValueError(
+                    f"data.min_sizes: {side} makes pictures up to {long_side} wide, as input.max_size is {self.input.max_size} for "
+                    f"an input.min_size of {self.input.min_size}; the largest is {LARGEST_SIDE}"
+                )
+        return self
 
 
 def load_config(
@@ -299,7 +322,8 @@ def _explain(item: dict) -> str:
     if item["type"] != "extra_forbidden":
         given = item.get("input")
         shown = f", not {_short(given)}" if isinstance(given, (str, int, float, bool, type(None), list)) else ""
-        return f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]}{shown}"
+        message = item["msg"].removeprefix("Value error, ")  # of our own checks
+        return f"{key}{': ' if key else ''}{message[:1].lower()}{message[1:]}{shown}"
     section: type[BaseModel] = Config
     for part in item["loc"][:-1]:
         section = section.model_fields[str(part)].default_factory

@@ -96,7 +96,8 @@ class TrainLoader:
                 examples = [self.dataset.example(*task) for task in share_of_rank(batch, self.rank, self.world_size)]
                 yield self._collate(iteration, batch, examples)
             return
-        pool = self._pool = WorkerPool(self.dataset.example, self.workers, "data worker", _ADVICE)
+        under_way = -(-self.batch_size // self.world_size) * (_BATCHES_AHEAD + 1)  # pictures; more workers would have none
+        pool = self._pool = WorkerPool(self.dataset.example, min(self.workers, under_way), "data worker", _ADVICE)
         try:
             ahead: deque[tuple[int, list, list[Future]]] = deque()
             for iteration, batch in numbered:
