@@ -13,7 +13,7 @@ import typer
 from jrdp import endings
 from jrdp.comparison import cli as comparison
 from jrdp.errors import UserError
-from jrdp.files import check_target, make_folder, protect
+from jrdp.files import check_target, make_folder, protect, refuse_others
 from jrdp.options import find_weights, refuse_options, refuse_unused_settings
 
 app = typer.Typer(
@@ -134,7 +134,7 @@ def test(
     from jrdp import interchange
     from jrdp.machine import runtime
     from jrdp.data.catalog import load_dataset
-    from jrdp.engine.evaluate import Asked, batches_of, evaluate_datasets, records_of
+    from jrdp.engine.evaluate import Asked, batches_of, evaluate_datasets, records_of, refuse_others_results
     from jrdp.engine.growing_file import refuse_unfinished
     from jrdp.engine.weights import config_of
 
@@ -145,9 +145,11 @@ def test(
     test_sets = [(name, load_dataset([name], chosen, training=False)) for name in chosen.data.test]
     if not test_sets:
         raise UserError("data.test is empty: name a dataset, for example --set 'data.test=[images:annotations.json]'")
-    if not resume:
-        for path in records_of(chosen.data.test, out):
+    for path in records_of(chosen.data.test, out):
+        if not resume:
             refuse_unfinished(path)
+        if not path.exists():
+            refuse_others_results(path.parent)
     asked = Asked(
         {"weights": [str(weights.resolve()), weights.stat().st_size], "config": chosen.model_dump(mode="json")}, resume
     )
@@ -183,7 +185,7 @@ def predict(
     """
     import jrdp
     from jrdp.engine.growing_file import refuse_unfinished
-    from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, split_videos
+    from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, refuse_replacing, split_videos
     from jrdp.engine.predict import predict_files, tasks_of
     from jrdp.engine.record import Record, is_finished
 
@@ -224,6 +226,7 @@ def predict(
             and not (out / f"{name}.partial.jsonl").exists()
         ]
         videos, names = [v for v, n in zip(videos, names) if n not in done], [n for n in names if n not in done]
+    refuse_replacing(out, [task.name for task in tasks] if pictures else [], names)
     failed: List[str] = []
     if jobs > 1:
         from jrdp.engine.weights import batch_size_of
@@ -343,6 +346,7 @@ def analyze(
     protect(ground_truth, *runs.values())
     if iou_type not in ("segm", "bbox"):
         raise UserError(f"--iou-type {iou_type!r} is not segm or bbox")
+    refuse_others(out, "analysis.json", [b'"iou_type"', b'"runs"'], "report.html")
     for name in ("analysis.json", "report.html"):
         check_target(out / name)  # noticed before the work
     print(format_comparison(run(ground_truth, runs, out, images, iou_type)))
@@ -384,6 +388,7 @@ def bench(
         from jrdp.files import write_json
 
         model = load_config(config, settings).model
+        refuse_others(out, "cost.json", [b'"multiply_adds"'])
         make_folder(out)
         runtime.start("cpu", seed=0)
         from jrdp.comparison.timing.cost import cost_table, count_cost
@@ -437,13 +442,16 @@ def data_stats(
     root = load_config(config, settings).data.root
     if out is not None:
         for name in names:
-            protect(*locate(name, root).images.iterdir())
+            place = locate(name, root)
+            protect(place.annotations, *place.images.iterdir())
         make_folder(out)  # a folder that cannot be written to is noticed before the work
-    for number, name in enumerate(names, start=1):
+    file_names = [name if ":" not in name else f"dataset_{number}" for number, name in enumerate(names, start=1)]
+    for file_name in file_names if out is not None else ():
+        refuse_others(out, f"{file_name}.json", [b'"instances_per_picture"'], f"{file_name}.png")
+    for name, file_name in zip(names, file_names):
         statistics = dataset_statistics(name, root)
         print(statistics.text())
         if out is not None:
-            file_name = name if ":" not in name else f"dataset_{number}"
             write_json(out / f"{file_name}.json", statistics.as_dict(), indent=1)
             print(f"  plots: {statistics.plot(out / f'{file_name}.png')}")
 

@@ -13,7 +13,7 @@ import tempfile
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterator
+from typing import Any, BinaryIO, Callable, Iterable, Iterator
 
 from jrdp.errors import UserError
 
@@ -340,6 +340,29 @@ def sha256_of(path: str | Path) -> str:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def refuse_others(out: Path, main: str, signs: Iterable[bytes], *names: str) -> None:
+    """Raise `UserError` where writing `main` and `names` to the folder `out` would replace what no earlier run has written.
+
+    They are an earlier run's where the file `main` has all `signs` in its first megabyte.
+    """
+    try:
+        with open(out / main, "rb") as stream:
+            start = stream.read(1 << 20)
+        if all(sign in start for sign in signs):
+            return
+    except (OSError, ValueError):
+        pass  # none, or none that could be replaced
+    there = [name for name in (main, *names) if os.path.lexists(out / name) and not (out / name).is_dir()]
+    for name in there:
+        if protected(out / name) is not None:
+            refuse_inputs(out / name)  # which says so
+    if there:
+        raise UserError(
+            f"{out} holds {', '.join(there)}, which would be replaced and is not from an earlier run of this command: give "
+            "another --out, or take it away"
+        )
 
 
 def remove_empty_folders() -> None:

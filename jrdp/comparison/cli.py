@@ -10,7 +10,7 @@ import typer
 
 from jrdp.comparison.pair import Options
 from jrdp.errors import UserError
-from jrdp.files import check_target, protect
+from jrdp.files import protect
 from jrdp.options import find_weights, refuse_given, refuse_unused_settings
 
 app = typer.Typer(
@@ -75,6 +75,7 @@ def layers(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
         engine, tf32, twin_device, twin_backbone=twin_backbone, twin_pyramid=twin_pyramid,
     ).checked()
+    _check_folder(out)
     passed = compare_layers(
         options, _pictures(images), out, tolerance, box_tolerance, score_tolerance, mask_tolerance
     )
@@ -109,6 +110,7 @@ def gradients(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
         tf32=tf32, twin_device=twin_device,
     ).checked()
+    _check_folder(out)
     passed = compare_gradients(options, dataset, out, loss_tolerance, norm_tolerance, element_tolerance)
     raise typer.Exit(0 if passed else 1)
 
@@ -155,6 +157,7 @@ def training(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
         tf32=tf32, twin_device=twin_device,
     ).checked()
+    _check_folder(out)
     if evaluate:
         passed = compare_whole_training(options, dataset, out, steps, seeds or [seed], first_tolerance)
         raise typer.Exit(0 if passed else 1)
@@ -179,8 +182,7 @@ def detections(
 
     refuse_unused_settings("compare detections", settings)
     protect(first, second)
-    for name in ("report.html", "report.json"):
-        check_target(out / name)  # noticed before the work
+    _check_folder(out)  # noticed before the work
     passed = compare_detections(
         first, second, dataset, _load_config(config, settings), out, score_tolerance, iou_tolerance, ap_tolerance
     )
@@ -239,6 +241,7 @@ def speed(
         twin_device=twin_device,
     ).checked()
     pictures = _pictures(images) if images else []
+    _check_folder(out)
     passed = compare_speed(options, pictures, out, rounds, training, compiled, most)
     raise typer.Exit(0 if passed else 1)
 
@@ -247,6 +250,12 @@ def _load_config(config, settings):
     from jrdp.config import load_config
 
     return load_config(config, settings)
+
+
+def _check_folder(out: Path) -> None:
+    from jrdp.comparison.report import check_folder
+
+    check_folder(out)
 
 
 def _pictures(paths: List[Path]) -> List[Path]:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from jrdp.files import make_folder, write_text
+from jrdp.files import check_target, make_folder, refuse_others, write_text
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c2733; }
@@ -95,8 +95,16 @@ class Report:
             + f"<p>{html.escape(machine())}</p></body></html>\n"
         )
         make_folder(folder)
-        write_text(folder / "report.html", page)
+        # This one first: it tells a later run that both are of a comparison.
         write_text(folder / "report.json", json.dumps({**verdict, **data}, indent=1, allow_nan=False) + "\n")
+        write_text(folder / "report.html", page)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `UserError` where reports cannot be written to `folder`, or would replace what no comparison has written."""
+    refuse_others(folder, "report.json", [b'"title"', b'"passed"', b'"failures"'], "report.html")
+    for name in ("report.html", "report.json"):
+        check_target(folder / name)
 
 
 def versions_text(versions: dict[str, str]) -> str:

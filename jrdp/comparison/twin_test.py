@@ -13,6 +13,7 @@ from jrdp.comparison.process import Worker
 from jrdp.data.catalog import locate
 from jrdp.data.coco import CocoDataset
 from jrdp.data.transforms import batch_images
+from jrdp.engine.evaluate import refuse_others_results
 from jrdp.evaluation.coco_metrics import evaluate, format_metrics
 from jrdp.files import make_folder, write_json
 
@@ -23,6 +24,7 @@ def twin_test(options: Options, name: str, out: Path, limit: int | None = None, 
     A .pth is read by torch itself, strictly; any other file by jrdp. limit: only the first pictures, for a quick look
     (metrics then count the others as missed).
     """
+    refuse_others_results(out)
     make_folder(out)
     file = interchange.read(options.weights)
     config = resolve_config(file, options)

@@ -18,7 +18,7 @@ from jrdp.config import Config
 from jrdp.data.coco import CocoDataset
 from jrdp.data.loader import prefetch
 from jrdp.data.transforms import PreparedImage, batch_images
-from jrdp.files import make_folder, protect, write_json
+from jrdp.files import make_folder, protect, refuse_others, write_json
 from jrdp.engine.frame_record import FrameRecord
 from jrdp.engine.inference import detect_batch
 from jrdp.evaluation.coco_metrics import evaluate_with_curves, format_metrics
@@ -121,6 +121,11 @@ def _recorded(new: Iterable[Found], record: FrameRecord | None) -> Iterator[Foun
 def records_of(datasets: list[str], out: Path) -> list[Path]:
     """Where a test of these sets keeps what it has found until it ends."""
     return [(out if len(datasets) == 1 else out / folder) / PARTIAL for folder in folder_names(datasets)]
+
+
+def refuse_others_results(folder: Path) -> None:
+    """Raise `UserError` where a test into `folder` would replace what no earlier test has written."""
+    refuse_others(folder, "metrics.json", [b'"bbox"', b'"segm"', b'"AP50"'], "bbox.json", "segm.json", "pr_curves.png")
 
 
 def batches_of(dataset: CocoDataset, config: Config) -> list[Batch]:

@@ -8,13 +8,15 @@ import re
 import sys
 import unicodedata
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Iterable
 
+from jrdp import visualize
 from jrdp.data.folders import pictures_in
 from jrdp.data.transforms import PICTURE_SUFFIXES
 from jrdp.errors import UserError
-from jrdp.files import refuse_special
+from jrdp.files import refuse_others, refuse_special
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 _LONGEST = 220  # bytes of a name; most file systems take 255, with suffix
@@ -96,6 +98,24 @@ def check_output_folder(paths: list[Path], inputs: list[Path], out: Path) -> Non
         if out.is_dir() and source.parent.resolve() == out.resolve() and _folded(source.name) in results:
             other = results[_folded(source.name)]
             raise UserError(f"{source} would be replaced by, or is, a result of {other} in --out {out}: name another folder")
+
+
+def refuse_replacing(out: Path, pictures: list[str], videos: list[str]) -> None:
+    """Raise `UserError` where results by these names would replace in `out` what `jrdp predict` has not written."""
+    if pictures and not (out / "predictions.partial.jsonl").exists() and not _is_empty_list(out / "predictions.json"):
+        refuse_others(out, "predictions.json", [b'"file_name"', b'"segmentation"'])
+    for name in pictures:
+        for suffix in (".png", "_instances.png"):
+            refuse_others(out, f"{name}{suffix}", [visualize.MADE_BY])
+    for name in videos:
+        if not (out / f"{name}.partial.jsonl").exists():
+            refuse_others(out, f"{name}.json", [b'"fps"', b'"frames"'], f"{name}.mp4")
+
+
+def _is_empty_list(path: Path) -> bool:
+    with suppress(OSError):
+        return path.stat().st_size < 9 and path.read_bytes().strip() == b"[]"
+    return False
 
 
 def _folded(name: str) -> str:

@@ -320,6 +320,41 @@ def test_no_dataset_tool_replaces_an_input(run, tmp_path):
     assert sorted(path.name for path in own.iterdir()) == ["train.json"]
 
 
+def test_no_command_replaces_what_somebody_else_made(run, tmp_path, weights, sample):
+    """Files of the names that it writes, which are no earlier run's: all of them are as they were."""
+    picture, truth = sample / "imgs" / "val_000.png", f"{sample}/imgs:{sample / 'val.json'}"
+    write_clip(tmp_path / "clip.mp4", 2)
+    model = ("--weights", weights, "--set", "input.min_size=64", "--device", "cpu")
+    commands = {
+        ("predict", *model, picture): ("val_000.png", "val_000_instances.png", "predictions.json"),
+        ("predict", *model, tmp_path / "clip.mp4"): ("clip.mp4", "clip.json"),
+        ("test", *model, "--set", f"data.test=[{truth}]"): ("metrics.json", "bbox.json", "segm.json", "pr_curves.png"),
+        ("data", "stats", truth): ("dataset_1.json", "dataset_1.png"),
+        ("bench", "--cost"): ("cost.json",),
+        ("bench", "--weights", weights): ("bench.json",),
+        ("compare", "layers", "--images", picture, "--weights", weights): ("report.html", "report.json"),
+        ("compare", "twin-test", "--weights", weights, "--dataset", truth): ("metrics.json", "segm.json"),
+    }
+    for number, (command, names) in enumerate(commands.items()):
+        for name in names:
+            out = tmp_path / f"{number}-{name}"
+            out.mkdir()
+            (out / name).write_text('{"theirs": 1}')
+            refused(run(*command, "--out", out), out, name, "not from an earlier run of this command")
+            assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, '{"theirs": 1}')]
+    results = tmp_path / "results"
+    for command in list(commands)[:4]:  # an earlier run's are replaced, into one folder
+        for _ in range(2):
+            code, error = run(*command, "--out", results)
+            assert code == 0, error
+    found = ("compare", "detections", results / "segm.json", results / "segm.json", "--dataset", truth, "--out", results)
+    analysed = ("analyze", "--ground-truth", sample / "val.json", "--compare", f"a={results / 'segm.json'}", "--out", results)
+    assert run(*found)[0] == 0 and run(*found)[0] == 0
+    refused(run(*analysed), results, "report.html", "not from an earlier run of this command")
+    (results / "report.html").unlink()
+    assert run(*analysed)[0] == 0 and run(*analysed)[0] == 0
+
+
 def test_an_empty_argument_is_no_path(run, tmp_path, weights, monkeypatch):
     """As a path it is the working folder: a variable that is not set would predict or fill it."""
     monkeypatch.chdir(tmp_path)

@@ -28,7 +28,7 @@ from jrdp.data.transforms import batch_images, prepare_image, read_image
 from jrdp.engine.weights import config_of
 from jrdp.errors import UserError
 from jrdp.export.onnx_file import unsupported
-from jrdp.files import make_folder, write_text
+from jrdp.files import make_folder, refuse_others, write_text
 from jrdp.structures import Targets
 
 ROIS = 100
@@ -89,6 +89,7 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
     if options.engine not in ("plain", "fast"):
         raise UserError(f"unknown --engine {options.engine!r}: choose plain, fast")
     runtimes = {"onnxruntime": onnxruntime_version()} if options.onnxruntime else {}
+    refuse_others(out, "bench.json", [b'"conditions"', b'"parts"'])
     make_folder(out)
     file = None if options.weights is None else interchange.read(options.weights)
     config = load_config(options.config, options.settings) if file is None else config_of(
