@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import Callable, Iterator, NoReturn, Optional, TextIO
 
 from jrdp import files, import_path
-from jrdp.errors import UserError
+from jrdp.errors import UserError, one_line
 from jrdp.machine import gpu_failure
 from jrdp.machine.cache import cache_root
 
@@ -147,11 +147,11 @@ def _interrupted(received: list[int]) -> int:
 def reason_of(error: BaseException) -> Optional[str]:
     """One line for what a user, a file or the machine caused; None for a mistake of ours."""
     if isinstance(error, UserError):
-        return _one_line(str(error))
+        return one_line(str(error))
     if type(error).__name__ == "WorkerDied":  # of jrdp.data.workers, which a command that starts none does not import
-        return _one_line(str(error))
+        return one_line(str(error))
     if isinstance(error, MemoryError) or isinstance(error, (ImportError, OSError)) and _NO_MEMORY.search(str(error)):
-        detail = _one_line(str(error))
+        detail = one_line(str(error))
         return f"not enough memory{f' ({detail})' if detail else ''}: use smaller pictures or batches, or fewer jobs"
     if isinstance(error, RuntimeError) and _NO_THREADS.search(str(error)):
         return "the system starts no further thread for this process (ulimit -u, ulimit -v or a container's limit on processes)"
@@ -163,7 +163,7 @@ def reason_of(error: BaseException) -> Optional[str]:
         return "no folder for temporary files can be written to (is the disk full?); TMPDIR names another one"
     if isinstance(error, OSError) and error.strerror:
         if isinstance(error.filename, (str, bytes)) and error.filename:
-            return _one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+            return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
         if error.errno in _SYSTEM:
             return error.strerror
     return gpu_failure.reason_of(error) or import_path.reason_of(error)
@@ -233,10 +233,6 @@ class _Unbreakable:
             os.close(nowhere)
         except (OSError, ValueError):
             pass
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _say(text: str) -> None:

@@ -50,11 +50,16 @@ def pictures_in(folder: str | Path) -> Contents:
             continue
         if path.is_dir():
             folders += 1
-        elif path.suffix.lower() in PICTURE_SUFFIXES and is_readable(path.suffix) and path.is_file():
+        elif path.suffix.lower() in PICTURE_SUFFIXES and is_readable(path.suffix) and (path.is_file() or _leads_nowhere(path)):
             pictures.append(path)
         else:
             left_out[path.suffix.lower()] += 1
     return Contents(pictures, left_out, folders)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether it is a broken link: a picture that is missed, unlike a pipe or a device of such a name."""
+    return path.is_symlink() and not path.exists()
 
 
 def _entries(folder: str | Path) -> Iterable[Path]:

@@ -61,7 +61,7 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
 
     `mode` is Pillow's; None leaves pixels as they are in the file (palette indices, 16 bits). Grey pictures of 16 bits
     become 8 bits by the range of their type (65535 is 255). `upright` turns the picture as its EXIF orientation says;
-    `info["turned"]` tells whether it did.
+    `info["turned"]` tells whether it did, and `info["first_of"]` whether the file holds more frames or pages.
 
     Raises `UserError` when the file is missing, unreadable, no image, truncated or damaged, or larger than
     Pillow's limit against decompression bombs (about 89 million pixels).
@@ -96,14 +96,25 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
 
 def decoded(image: Image.Image, mode: Optional[str] = "RGB", upright: bool = False, name: str | os.PathLike = "given") -> Image.Image:
     """`read_image` for a picture that Pillow has opened or made, and perhaps turned here before; `name` is for a `UserError`."""
+    several = _has_several_frames(image)
     image.load()  # Pillow turns a TIFF itself while it loads it, and forgets its orientation
     turn = _TURNS.get(exif_orientation(image)) if upright and not image.info.get("turned") else None
     picture = image.copy() if mode is None else (_eight_bits(image, name) if mode == "RGB" else image).convert(mode)
     if turn is not None:
         picture = picture.transpose(turn)
         picture.info["turned"] = True
+    if several:
+        picture.info["first_of"] = True
     picture.filename = getattr(image, "filename", "")  # which Pillow's copies lose
     return picture
+
+
+def _has_several_frames(image: Image.Image) -> bool:
+    """Whether the file holds more pictures of the same kind: an animation or pages, no thumbnails or gain maps of telephones."""
+    try:
+        return image.format in ("GIF", "WEBP", "PNG", "TIFF") and bool(getattr(image, "is_animated", False))
+    except Exception:  # a damaged second frame
+        return False
 
 
 def is_readable(suffix: str) -> bool:

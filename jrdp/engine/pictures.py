@@ -25,7 +25,7 @@ _LONGEST = 220  # bytes of a name; most file systems take 255, with suffix
 def list_pictures(paths: list[Path]) -> list[Path]:
     """The pictures that `paths` name; a file is taken whatever its suffix, a folder gives its pictures, sorted.
 
-    What a folder holds besides is counted on standard error.
+    What a folder holds besides is counted on standard error. A picture that is named more than once is taken once.
 
     Raises:
         UserError: for a path that does not exist or is no file (a pipe, a device, an address), or a folder without
@@ -46,7 +46,32 @@ def list_pictures(paths: list[Path]) -> list[Path]:
             pictures.append(path)
         else:
             raise UserError(f"no such picture or folder: {path}")
-    return pictures
+    return once(pictures, "pictures")
+
+
+def once(paths: list, what: str) -> list:
+    """`paths` without those that name a file again, in another spelling or through a folder; said on standard error."""
+    first: dict = {}
+    for path in paths:
+        first.setdefault((os.path.realpath(path.parent), path.name) if isinstance(path, Path) else path, path)
+    kept = list(first.values())
+    if len(kept) < len(paths):
+        print(f"jrdp: {len(paths) - len(kept)} of the {what} are named again: each is taken once", file=sys.stderr)
+    return kept
+
+
+def told_names(pictures: list[Path]) -> list[str]:
+    """The name of each picture for results: its file name, with folders before it where others have the same one."""
+    names = [picture.name for picture in pictures]
+    parts = [Path(os.path.abspath(picture)).parts for picture in pictures]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        counts = Counter(map(_folded, names))
+        again = [index for index, name in enumerate(names) if counts[_folded(name)] > 1]
+        if not again:
+            break
+        for index in again:
+            names[index] = "/".join(parts[index][-depth:]).replace("//", "/")
+    return names
 
 
 def split_videos(paths: list[Path]) -> tuple[list[Path], list[Path | int]]:
@@ -60,7 +85,7 @@ def split_videos(paths: list[Path]) -> tuple[list[Path], list[Path | int]]:
             videos.append(int(str(path)))
         else:
             others.append(path)
-    return others, videos
+    return others, once(videos, "videos")
 
 
 def output_names(pictures: list[Path], taken: Iterable[str] = ()) -> list[str]:

@@ -21,9 +21,9 @@ from jrdp import visualize
 from jrdp.data.loader import prefetch
 from jrdp.data.transforms import read_image
 from jrdp.data.workers import WorkerDied, WorkerPool
-from jrdp.engine.pictures import output_names
+from jrdp.engine.pictures import output_names, told_names
 from jrdp.engine.record import Record, Task
-from jrdp.errors import UserError
+from jrdp.errors import UserError, one_line
 from jrdp.files import protected_there
 from jrdp.evaluation.results import box_results, mask_results
 
@@ -43,6 +43,7 @@ class Outcome(NamedTuple):
     problem: Optional[str] = None
     unwritten: bool = False  # the picture is good, its files could not be written: another run may do it
     turned: bool = False  # its EXIF orientation was followed
+    first_of: bool = False  # the file holds more frames or pages, which are left out
 
 
 class Drawing(NamedTuple):
@@ -80,7 +81,7 @@ def predict_files(
 
 
 def tasks_of(pictures: list[Path]) -> list[Task]:
-    return list(map(Task, count(1), pictures, output_names(pictures)))
+    return list(map(Task, count(1), pictures, output_names(pictures), told_names(pictures)))
 
 
 def batches_of(tasks: list[Task], size: int) -> list[list[Task]]:
@@ -130,8 +131,9 @@ def predict_batch(
     for (position, photo), prediction in predictions:
         task, shown = tasks[position], prediction.above(threshold)
         written = draw(Drawing(shown.photo, shown.masks, shown.boxes, shown.scores), out, task.name)
-        results = coco_results(prediction, task.image_id, task.picture.name)
-        pending[position] = (Outcome(results, turned=bool(photo.info.get("turned"))), written)
+        results = coco_results(prediction, task.image_id, task.file_name)
+        outcome = Outcome(results, turned=bool(photo.info.get("turned")), first_of=bool(photo.info.get("first_of")))
+        pending[position] = (outcome, written)
     return [pending[position] for position in range(len(tasks))]
 
 
@@ -176,21 +178,24 @@ def collect(outcomes: Iterable[tuple[Task, Outcome]], total: int, out: Path, rec
     Returns:
         the messages of the pictures that failed.
     """
-    failed, unwritten, turned = [], False, 0
+    failed, unwritten, turned, first_of = [], False, 0, 0
     with record:
         bar = tqdm(outcomes, total=total, initial=len(record), unit="picture", disable=None)
-        for task, (results, problem, again, upright) in bar:
+        for task, (results, problem, again, upright, more) in bar:
             turned += upright
+            first_of += more
             if problem is not None:
                 failed.append(problem)
                 unwritten = unwritten or again
-                tqdm.write(f"jrdp: skipped: {problem}", file=sys.stderr)
+                tqdm.write(f"jrdp: skipped: {one_line(problem)}", file=sys.stderr)
             else:
                 record.add(task, results)
     detections = record.finish(keep=unwritten)
     print(f"{total - len(failed)} of {total} pictures, {detections} detections: {out}")
     if turned:
         print(f"{turned} turned upright, as their EXIF says; results are in upright pixels (--set input.exif=ignore)")
+    if first_of:
+        print(f"{first_of} with several frames or pages (GIF, WebP, PNG, TIFF): only the first is predicted")
     return failed
 
 

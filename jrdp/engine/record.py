@@ -19,11 +19,12 @@ NAME = "predictions.partial.jsonl"
 
 
 class Task(NamedTuple):
-    """A picture, its COCO image id, and what its output files are called."""
+    """A picture, its COCO image id, what its output files are called, and how results name it."""
 
     image_id: int
     picture: Path
     name: str
+    file_name: str
 
 
 class Record:
@@ -37,7 +38,7 @@ class Record:
     def __init__(self, out: Path, asked: dict, resume: bool):
         self._out, self._lines = out, GrowingFile(out / NAME, asked)
         self._done: dict[str, tuple[int, str, list]] = {}  # picture -> place of its line, name, stamp
-        self._places: list[tuple[int, int]] = []  # image id, place of its line
+        self._places: list[tuple[int, int, str]] = []  # image id, place of its line, file name
         if resume:
             for place, entry in self._lines.kept({"picture", "name", "stamp", "results"}, "weights, settings or threshold"):
                 self._done[str(entry["picture"])] = place, entry["name"], entry["stamp"]
@@ -52,7 +53,7 @@ class Record:
             offset, name, stamp = self._done.get(str(task.picture), (0, "", []))
             files = [self._out / f"{task.name}{suffix}" for suffix in (".png", "_instances.png")]
             if name == task.name and stamp == _stamp(task.picture) and all(map(os.path.isfile, files)):
-                self._places.append((task.image_id, offset))
+                self._places.append((task.image_id, offset, task.file_name))
             else:
                 left.append(task)
         return left
@@ -70,7 +71,7 @@ class Record:
     def add(self, task: Task, results: list[dict]) -> None:
         """Record a picture whose files are written. Raises `UserError` when the disk is full."""
         line = {"picture": str(task.picture), "name": task.name, "stamp": _stamp(task.picture), "results": results}
-        self._places.append((task.image_id, self._lines.append(line)))
+        self._places.append((task.image_id, self._lines.append(line), task.file_name))
 
     def finish(self, keep: bool = False) -> int:
         """Write `predictions.json` in the order of the image ids; returns how many detections it holds.
@@ -80,11 +81,11 @@ class Record:
         detections = 0
         with open(self._lines.path, "rb") as lines, atomic_write(self._out / "predictions.json") as stream:
             stream.write(b"[")
-            for image_id, place in sorted(self._places):
+            for image_id, place, file_name in sorted(self._places):
                 lines.seek(place)
                 for entry in json.loads(lines.readline())["results"]:
                     separator = ", " if detections else ""
-                    stream.write(f"{separator}{json.dumps({**entry, 'image_id': image_id})}".encode())
+                    stream.write(f"{separator}{json.dumps({**entry, 'image_id': image_id, 'file_name': file_name})}".encode())
                     detections += 1
             stream.write(b"]\n")
         if not keep:

@@ -132,13 +132,18 @@ def _refuse_other_boxes(results: list[dict], ground_truth: GroundTruth, where: s
 
 
 def _images_by_name(ground_truth: GroundTruth) -> dict[str, list[dict]]:
-    """The images of each file name: by the whole name, and by its last part, which is all that predictions have."""
+    """The images of each file name: by the whole name, and by every end of it that begins after a folder."""
     names: dict[str, list[dict]] = {}
     for image in ground_truth.images.values():
-        name = same_name(image["file_name"])
-        for key in {name, name.replace("\\", "/").rpartition("/")[2]}:
+        for key in {same_name(image["file_name"]), *_ends(image["file_name"])}:
             names.setdefault(key, []).append(image)
     return names
+
+
+def _ends(file_name: str) -> list[str]:
+    """ "a/b.png" and "b.png" for "a/b.png": what names the same picture from another folder, longest first."""
+    parts = same_name(file_name).replace("\\", "/").split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _image_of(entry: dict, ground_truth: GroundTruth, by_name: dict[str, list[dict]], place: str) -> dict:
@@ -155,15 +160,14 @@ def _image_of(entry: dict, ground_truth: GroundTruth, by_name: dict[str, list[di
         return by_id
     if not isinstance(name, str):
         raise UserError(f"{place} has a file_name that is no text: {name!r:.60}")
-    name = same_name(name)
-    found = by_name.get(name) or by_name.get(name.replace("\\", "/").rpartition("/")[2]) or []
+    found = next((by_name[end] for end in (same_name(name), *_ends(name)) if end in by_name), [])
     if len(found) == 1:
         return found[0]
     if not found:
         raise UserError(f"{place} is of the picture {name!r:.80}, which the ground truth does not have")
-    if by_id in found:
+    if by_id in found and same_name(by_id["file_name"]) == same_name(name):
         return by_id
-    raise UserError(f"{place} is of the picture {name!r:.80}, and {len(found)} images of the ground truth have that name")
+    raise UserError(f"{place} is of the picture {name!r:.80}, and {len(found)} images of the ground truth have that name; write file_name with its folder")
 
 
 def _box(box: object, place: str) -> list[float]:

@@ -112,3 +112,14 @@ def test_damaged_exif_is_upright():
     assert exif_orientation(picture) == 1
     picture.getexif()[0x0112] = 6
     assert exif_orientation(picture) == 6
+
+
+def test_frames_and_pages_after_the_first_are_told(tmp_path):
+    frames = [Image.new("RGB", (20, 10), (value, 0, 0)) for value in (10, 120, 240)]
+    for suffix in ("gif", "webp", "png", "tif"):
+        one, many = tmp_path / f"one.{suffix}", tmp_path / f"many.{suffix}"
+        frames[0].save(one)
+        frames[0].save(many, save_all=True, append_images=frames[1:])
+        pictures = [read_image(path) for path in (one, many)]
+        assert [bool(picture.info.get("first_of")) for picture in pictures] == [False, True], suffix
+        assert np.abs(np.asarray(pictures[0]).astype(int) - np.asarray(pictures[1])).max() < 12, suffix

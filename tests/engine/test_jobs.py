@@ -195,6 +195,19 @@ def test_jobs_is_a_positive_number(run, sample, weights, tmp_path, count):
     assert code == 2 and "--jobs" in error and not (tmp_path / "out").exists()
 
 
+def under_other_names(sample, folder, times):
+    """The sample pictures `times` times: links, since a picture that is named again is taken once."""
+    (folder / "links").mkdir()
+    links = [
+        (folder / "links" / f"{number}_{picture.name}", picture)
+        for number in range(times)
+        for picture in sorted((sample / "imgs").iterdir())
+    ]
+    for link, picture in links:
+        link.symlink_to(picture)
+    return [link for link, _ in links]
+
+
 def test_a_killed_job_is_one_line_and_keeps_what_was_done(run, pools, sample, weights, tmp_path, monkeypatch):
     class Mortal(jobs.WorkerPool):
         def in_order(self, tasks, ahead):
@@ -204,7 +217,7 @@ def test_a_killed_job_is_one_line_and_keeps_what_was_done(run, pools, sample, we
                     os.kill(self._workers[0]._process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(jobs, "WorkerPool", Mortal)
-    pictures = 4 * sorted((sample / "imgs").iterdir())
+    pictures = under_other_names(sample, tmp_path, 4)
     result = run("predict", "--weights", weights, *SMALL, "--out", tmp_path / "out", "--jobs", 2, *pictures)
     processes = [worker._process for worker in pools[0]._workers]
     code, output, error = result
@@ -258,7 +271,7 @@ def test_the_main_process_holds_no_network_and_prints_cleanly(sample, weights, t
     "number, code, words", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")]
 )
 def test_a_signal_ends_the_jobs_and_keeps_what_was_done(sample, weights, tmp_path, number, code, words):
-    pictures = 100 * sorted((sample / "imgs").iterdir())
+    pictures = under_other_names(sample, tmp_path, 100)
     command = ["predict", *pictures, "--weights", weights, *SMALL, "--out", tmp_path / "out", "--jobs", 2]
     process = subprocess.Popen(
         [sys.executable, "-m", "jrdp.cli", *map(str, command)],

@@ -3,13 +3,14 @@
 import json
 import os
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jrdp.engine.pictures import check_output_folder, output_names
+from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, split_videos, told_names
 from jrdp.engine.predict import DRAWN_AHEAD, Outcome, collect, predict_files, tasks_of
 from jrdp.engine.record import NAME, Record, is_finished
 from jrdp.errors import UserError
@@ -53,6 +54,52 @@ def test_names_are_unique_over_everything_and_fit(tmp_path):
     assert output_names([tmp_path / "predictions.mp4"], taken=["predictions"]) == ["predictions_2"]
     long = output_names([tmp_path / ("ü" * 125 + end) for end in ("a.jpg", "b.jpg")])
     assert len(set(long)) == 2 and all(len(os.fsencode(f".{name}_instances.png")) <= 255 for name in long)
+
+
+def test_results_tell_pictures_of_one_name_apart(tmp_path):
+    pictures = [tmp_path / name for name in ("a/c/x.jpg", "b/c/x.jpg", "b/y.jpg", "x.png", "d/X.jpg")]
+    assert told_names(pictures) == ["a/c/x.jpg", "b/c/x.jpg", "y.jpg", "x.png", "d/X.jpg"]
+    assert told_names([Path("x.jpg"), Path("y.jpg")]) == ["x.jpg", "y.jpg"] and told_names([]) == []
+    out = tmp_path / "out"
+    out.mkdir()
+    for picture in pictures:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.touch()
+    record = Record(out, {}, resume=False)
+    tasks = record.remaining(tasks_of(pictures))
+    collect(outcomes(tasks, out), len(pictures), out, record)
+    written = json.loads((out / "predictions.json").read_text())
+    assert [entry["file_name"] for entry in written] == told_names(pictures)
+
+
+def test_a_picture_that_is_named_again_is_taken_once(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    for name in ("x.jpg", "y.jpg"):
+        (tmp_path / "a" / name).touch()
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "a" / "x.jpg")  # a name of its own
+    (tmp_path / "b").symlink_to("a")
+    paths = [tmp_path / "a" / "y.jpg", tmp_path / "a", tmp_path / "a" / ".." / "a" / "x.jpg", tmp_path / "b", tmp_path / "link.jpg"]
+    assert [path.name for path in list_pictures(paths)] == ["y.jpg", "x.jpg", "link.jpg"]
+    assert "4 of the pictures are named again" in capsys.readouterr().err
+    clip = tmp_path / "clip.mp4"
+    clip.touch()
+    assert split_videos([clip, clip, Path("0"), Path("0")]) == ([], [clip, 0])
+
+
+def test_broken_links_in_a_folder_are_pictures_that_are_missed(tmp_path):
+    (tmp_path / "x.jpg").touch()
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert [path.name for path in list_pictures([tmp_path])] == ["gone.png", "loop.png", "x.jpg"]
+
+
+def test_what_names_hold_does_not_act_on_the_terminal(tmp_path, capsys):
+    picture = tmp_path / "a\nb\x1b[31m\x9b.jpg"
+    record = Record(tmp_path, {}, resume=False)
+    (task,) = tasks_of([picture])
+    collect([(task, Outcome([], f"cannot read image {picture}"))], 1, tmp_path, record)
+    assert capsys.readouterr().err.splitlines()[-1].endswith("a b\\x1b[31m\\x9b.jpg")
 
 
 def outcomes(tasks, out, stop_at=None):

@@ -389,6 +389,20 @@ def test_results_are_paired_by_file_name():
         evaluate(dataset, [{**numbered[0], "file_name": "other.jpg"}], "segm")
 
 
+def test_results_of_pictures_that_share_a_name_are_told_apart_by_folder_or_refused():
+    dataset, results = pictures_with_boxes(4)
+    for image, name in zip(dataset["images"], ("b/x.png", "a/x.png", "c/y.png", "c/y.png")):
+        image["file_name"] = name
+    names = ["in/b/x.png", "/d/in/a/x.png"]
+    numbered = [{**result, "image_id": 1 - n, "file_name": names[n]} for n, result in enumerate(results[:2])]
+    assert evaluate(dataset, numbered, "bbox") == evaluate(dataset, results[:2], "bbox")
+    # A number that is by chance that of an image of this name.
+    with pytest.raises(UserError, match="the picture 'x.png', and 2 images .* have that name; write file_name with its folder"):
+        evaluate(dataset, [{**numbered[0], "file_name": "x.png"}], "bbox")
+    # The same name twice in the ground truth: its ids are all that there is.
+    assert evaluate(dataset, [{**results[3], "file_name": "c/y.png"}], "bbox") == evaluate(dataset, results[3:], "bbox")
+
+
 def test_ground_truth_without_any_mask_is_refused():
     dataset = make_dataset()
     for annotation in dataset["annotations"]:
