@@ -397,6 +397,7 @@ def bench(
         write_json(out / "cost.json", [asdict(entry) for entry in costs], indent=1)
         print(cost_table(costs))
         return
+    refuse_unused_settings("bench" if training else "bench --no-training", settings)
     from jrdp.comparison.timing.bench import BenchOptions, run_bench
 
     run_bench(

@@ -18,6 +18,7 @@ def find_weights(weights: Optional[Path]) -> Optional[Path]:
 
 
 _PREDICTION = ("model", "input", "test")
+_PASS = ("model", "input", "test.precision")  # of the network, by an engine that an option names
 _ARITHMETIC = ("train.engine", "train.precision", "train.amp")
 _PERIODS = ("train.checkpoint_period", "train.log_period")
 # The parts of the configuration that a command looks at; `jrdp train` looks at all of it.
@@ -26,16 +27,19 @@ _USED = {
     "demo": _PREDICTION,
     "export": ("model", "input", "test.mask_threshold"),
     "test": ("model", "input", "test", "data.root", "data.test"),
+    "bench": (*_PASS, "test.mask_threshold", "solver", *_ARITHMETIC),
+    "bench --no-training": (*_PASS, "test.mask_threshold"),
     "bench --cost": ("model",),
     "data check": ("data.root", "input.exif"),
     "data stats": ("data.root",),
-    "compare layers": _PREDICTION,
+    "compare layers": _PASS,
     "compare gradients": ("model", "input", "data", "solver.batch_size", *_ARITHMETIC),
     "compare training": ("model", "input", "data", "solver", "train.log_period", *_ARITHMETIC),
     "compare training --evaluate": ("model", "input", "data", "solver", "test", "train.weights", *_PERIODS, *_ARITHMETIC),
     "compare detections": ("data.root",),
-    "compare twin-test": (*_PREDICTION, "data.root"),
-    "compare speed": ("model", "input", "test", "solver", *_ARITHMETIC),
+    "compare twin-test": ("model", "input", "test.mask_threshold", "data.root"),
+    "compare speed": _PASS,
+    "compare speed --training": (*_PASS, "solver", *_ARITHMETIC),
 }
 
 

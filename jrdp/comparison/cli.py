@@ -8,7 +8,7 @@ from typing import List, Optional
 
 import typer
 
-from jrdp.comparison.pair import Options
+from jrdp.comparison.pair import Options, starts_at_random
 from jrdp.errors import UserError
 from jrdp.files import protect
 from jrdp.options import find_weights, refuse_given, refuse_unused_settings
@@ -41,6 +41,7 @@ ControlOption = typer.Option(
 
 @app.command()
 def layers(
+    context: typer.Context,
     images: List[Path] = typer.Option(..., "--images", help="Pictures, or folders of pictures; repeatable."),
     out: Path = OutOption,
     config: Optional[Path] = ConfigOption,
@@ -71,6 +72,8 @@ def layers(
     from jrdp.comparison.layers import compare_layers
 
     refuse_unused_settings("compare layers", settings)
+    if not starts_at_random(weights, twin_weights):
+        refuse_given(context, "beside weights of the whole network, since nothing is drawn", "seed")
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
         engine, tf32, twin_device, twin_backbone=twin_backbone, twin_pyramid=twin_pyramid,
@@ -235,7 +238,7 @@ def speed(
 
     if len(images) > 1 or any(path.is_dir() for path in images):
         raise UserError("--images of compare speed takes one picture")
-    refuse_unused_settings("compare speed", settings)
+    refuse_unused_settings("compare speed --training" if training else "compare speed", settings)
     options = Options(
         config, settings, weights, None, twin_python, device, threads, seed, engine=engine, tf32=tf32,
         twin_device=twin_device,

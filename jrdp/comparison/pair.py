@@ -211,13 +211,22 @@ def check_same_tensors(ours: dict, theirs: dict, ordered: bool = True) -> None:
         raise UserError(f"the two networks train different tensors: {', '.join(odd[:5])}")
 
 
+def starts_at_random(*weights: Path | None) -> bool:
+    """Whether a comparison draws tensors by its seed: without weights, or where a file holds a backbone alone."""
+    return weights[0] is None or any(path is not None and _is_backbone(interchange.read(path)) for path in weights)
+
+
+def _is_backbone(file) -> bool:
+    return all(name.startswith("backbone.body.") for name in file.tensors)
+
+
 def state_of(file, shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
     """Every tensor as float32: from the file, strictly; a backbone's file is completed by synthetic heads."""
     if file is None:
         return synthetic_state(shapes, seed)
     expected = {name: tuple(shape) for name, shape in shapes.items()}
     heads: dict[str, np.ndarray] = {}
-    if all(name.startswith("backbone.body.") for name in file.tensors):
+    if _is_backbone(file):
         heads = synthetic_state({n: s for n, s in shapes.items() if not n.startswith("backbone.body.")}, seed)
         expected = {name: shape for name, shape in expected.items() if name not in heads}
     matched = interchange.match(expected, file).tensors
@@ -233,7 +242,7 @@ def _start(file, shapes: dict[str, list[int]], options: Options, jittor: Worker,
     state = load_arrays(path)
     if file is not None:
         given = state_of(file, shapes, options.seed)
-        body_only = all(name.startswith("backbone.body.") for name in file.tensors)
+        body_only = _is_backbone(file)
         state |= {n: v for n, v in given.items() if not body_only or n.startswith("backbone.body.")}
     return {name: state[name] for name in shapes}
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from small_datasets import write_clip
 
 from jrdp import cli
@@ -364,11 +364,11 @@ def test_an_empty_argument_is_no_path(run, tmp_path, weights, monkeypatch):
 
 
 COMPARE = {
-    "layers": ("--images", "imgs", ["solver.base_lr=1", "train.engine=fast", "data.root=x"], ["model.fcos.post_nms_top_n=9"]),
+    "layers": ("--images", "imgs", ["solver.base_lr=1", "test.engine=fast", "test.batch_size=2", "data.root=x"], ["model.fcos.post_nms_top_n=9"]),
     "gradients": ("--dataset", "sample", ["solver.base_lr=1", "test.batch_size=2"], ["solver.batch_size=2", "train.engine=fast"]),
     "training": ("--dataset", "sample", ["test.batch_size=2", "train.weights=x"], ["solver.base_lr=1", "data.flip_probability=0"]),
-    "twin-test": ("--dataset", "a:b.json", ["solver.base_lr=1", "data.train=[x]"], ["data.root=x"]),
-    "speed": ("--rounds", "1", ["data.root=x", "train.weights=x"], ["test.batch_size=2", "solver.batch_size=2"]),
+    "twin-test": ("--dataset", "a:b.json", ["solver.base_lr=1", "data.train=[x]", "test.engine=plain"], ["data.root=x", "test.mask_threshold=0.4"]),
+    "speed": ("--rounds", "1", ["data.root=x", "test.engine=fast", "solver.batch_size=2", "train.engine=fast"], ["test.precision=float32"]),
 }
 
 
@@ -383,6 +383,19 @@ def test_what_a_comparison_never_looks_at_is_refused(run, monkeypatch, tmp_path,
         code, text = run(*line, "--set", setting)
         assert code == 2 and "no effect" not in text
     assert not (tmp_path / "o").exists()
+
+
+def test_a_seed_of_which_nothing_is_drawn_is_refused(run, tmp_path, weights, sample):
+    body = {name: value for name, value in load_file(str(weights)).items() if name.startswith("backbone.body.")}
+    save_file(body, str(tmp_path / "body.safetensors"))
+    line = ("compare", "layers", "--images", sample / "imgs", "--out", tmp_path / "o", "--twin-python", tmp_path / "none")
+    refused(run(*line, "--weights", weights, "--seed", 1), "--seed has no effect beside weights of the whole network")
+    for more in (("--weights", tmp_path / "body.safetensors"), ()):  # goes on, to the Python that is not there
+        code, text = run(*line, *more, "--seed", 1)
+        assert code == 2 and "no effect" not in text
+    bench = ("bench", "--out", tmp_path / "o")
+    refused(run(*bench, "--set", "test.engine=plain"), "--set test.engine has no effect on jrdp bench")
+    refused(run(*bench, "--no-training", "--set", "solver.batch_size=2"), "no effect on jrdp bench --no-training")
 
 
 def test_options_of_a_short_comparison_are_refused_for_a_whole_one(run, tmp_path):
