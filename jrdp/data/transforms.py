@@ -22,6 +22,7 @@ from jrdp.structures import ImageBatch
 SIZE_DIVISOR = 32  # P5 has stride 32, and the FPN doubles map sizes on its way down
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # of TIFF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,7 +61,8 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
     """The picture at `path`, decoded completely; an EXIF rotation is ignored (convention 8) unless `upright`.
 
     `mode` is Pillow's; None leaves pixels as they are in the file (palette indices, 16 bits). Grey pictures of 16 bits
-    become 8 bits by the range of their type (65535 is 255). `upright` turns the picture as its EXIF orientation says;
+    become 8 bits by the range of their type (65535 is 255; 4095 where a TIFF has 12 bits), never by what they hold, so
+    that of two pictures of one camera the darker stays darker. `upright` turns the picture as its EXIF orientation says;
     `info["turned"]` tells whether it did, and `info["first_of"]` whether the file holds more frames or pages.
 
     Raises `UserError` when the file is missing, unreadable, no image, truncated or damaged, or larger than
@@ -137,14 +139,26 @@ def _eight_bits(image: Image.Image, path: str | os.PathLike) -> Image.Image:
     """`image`, or the same scaled to 8 bits where it is grey of 16 bits: Pillow's own conversion clips at 255."""
     wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if wide:
-        values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        white, zero_is_white = _sixteen_bits(image)
+        values = np.minimum(np.asarray(image).astype(np.uint32), white)
+        values = white - values if zero_is_white else values
+        return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
     if image.mode in ("I", "F"):
         kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
         raise UserError(
             f"cannot read image {path}: its pixels are {kind}, whose black and white nobody knows; save it with 8 bits"
         )
     return image
+
+
+def _sixteen_bits(image: Image.Image) -> tuple[int, bool]:
+    """The largest number of a grey picture that Pillow gives in 16 bits, and whether 0 is white, as the file says.
+
+    What Pillow scales or turns round itself needs neither; of TIFF it leaves both, 12 bits and "0 is white".
+    """
+    tags = getattr(image, "tag_v2", {})
+    (bits, *_) = tags.get(_BITS_PER_SAMPLE, (16,))
+    return 2 ** min(max(bits, 1), 16) - 1, tags.get(_PHOTOMETRIC) == 0
 
 
 def resize_shape(width: int, height: int, min_size: int, max_size: int) -> tuple[int, int]:

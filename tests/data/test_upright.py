@@ -1,5 +1,7 @@
 """Pictures as cameras and scanners write them: turned by EXIF, more than 8 bits, suffixes beside .jpg."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -45,6 +47,28 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, suffix):
     small = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(small.astype(np.uint16) * 257).save(tmp_path / f"a{suffix}")
     assert np.array_equal(np.asarray(read_image(tmp_path / f"a{suffix}"))[:, :, 1], small)
+
+
+def write_tiff(path, values, bits, photometric):
+    """A grey TIFF of one strip, little-endian, not compressed; rows of 12 bits are packed."""
+    height, width = values.shape
+    data = values.astype("<u2").tobytes()
+    if bits == 12:
+        data = b"".join(int("".join(f"{value:012b}" for value in row), 2).to_bytes(width * 12 // 8, "big") for row in values.tolist())
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    folder = struct.pack("<H", len(tags)) + entries + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + folder)
+
+
+@pytest.mark.parametrize("bits, photometric", [(12, 1), (16, 1), (16, 0)])
+def test_a_tiff_says_what_is_white(tmp_path, bits, photometric):
+    """By its own depth and direction; a dark picture stays dark."""
+    small = np.arange(256, dtype=np.uint16).reshape(16, 16) // 4
+    white = 2**bits - 1
+    values = (small.astype(np.uint32) * white + 127) // 255
+    write_tiff(tmp_path / "a.tiff", values if photometric else white - values, bits, photometric)
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.tiff"))[:, :, 1], small)
 
 
 @pytest.mark.parametrize("kind, words", [(np.float32, "floating-point"), (np.int32, "32-bit")])
