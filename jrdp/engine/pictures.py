@@ -18,7 +18,9 @@ from jrdp.data.transforms import PICTURE_SUFFIXES
 from jrdp.errors import UserError
 from jrdp.files import refuse_others, refuse_special
 
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
+VIDEO_SUFFIXES = {
+    ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".3gp", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".ogv",
+}  # fmt: skip
 _LONGEST = 220  # bytes of a name; most file systems take 255, with suffix
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 DRAWN_AHEAD = 3  # pictures that wait for their files while the network is at later ones
+_GIVE_UP = 5  # pictures in a row whose files cannot be written: then no other can be, either
 _FEW = 8  # pictures; for fewer a process that draws is not worth its start
 _ADVICE = "if memory ran out, give it smaller pictures"
 
@@ -177,8 +178,12 @@ def collect(outcomes: Iterable[tuple[Task, Outcome]], total: int, out: Path, rec
 
     Returns:
         the messages of the pictures that failed.
+
+    Raises:
+        UserError: where nothing can be written any more, as on a full disk; what is done is kept.
     """
     failed, unwritten, turned, first_of = [], False, 0, 0
+    in_a_row = 0
     with record:
         bar = tqdm(outcomes, total=total, initial=len(record), unit="picture", disable=None)
         for task, (results, problem, again, upright, more) in bar:
@@ -188,7 +193,11 @@ def collect(outcomes: Iterable[tuple[Task, Outcome]], total: int, out: Path, rec
                 failed.append(problem)
                 unwritten = unwritten or again
                 tqdm.write(f"jrdp: skipped: {one_line(problem)}", file=sys.stderr)
+                in_a_row += again
+                if in_a_row == _GIVE_UP:
+                    raise UserError(f"the files of {in_a_row} pictures in a row could not be written: {problem}")
             else:
+                in_a_row = 0
                 record.add(task, results)
     detections = record.finish(keep=unwritten)
     print(f"{total - len(failed)} of {total} pictures, {detections} detections: {out}")

@@ -137,6 +137,22 @@ def test_an_interrupted_run_is_continued(photos, tmp_path, capsys):
     assert not (out / NAME).exists() and is_finished(out, tasks_of(sorted(photos.iterdir())))
 
 
+def test_a_run_that_can_write_nothing_more_ends_and_keeps_what_is_done(tmp_path, capsys):
+    tasks = tasks_of([tmp_path / f"{number}.jpg" for number in range(30)])
+    asked = []
+
+    def full_disk_after(most):
+        for task in tasks:
+            asked.append(task)
+            good = len(asked) <= most or len(asked) == most + 3
+            yield task, Outcome([{"score": 0.5}]) if good else Outcome([], "cannot write: No space left", unwritten=True)
+
+    with pytest.raises(UserError, match="the files of 5 pictures in a row could not be written: .*No space left"):
+        collect(full_disk_after(4), len(tasks), tmp_path, Record(tmp_path, {}, resume=False))
+    assert len(asked) == 4 + 2 + 1 + 5 and (tmp_path / NAME).exists() and not (tmp_path / "predictions.json").exists()
+    assert "5 pictures are kept in" in capsys.readouterr().err
+
+
 def test_changed_pictures_and_lost_files_are_done_again(photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -129,6 +129,9 @@ def test_what_is_no_video_leaves_nothing(model, tmp_path):
 
 def test_videos_and_cameras_are_told_from_pictures(clip, tmp_path):
     (tmp_path / "7").mkdir()
+    for suffix in (".3gp", ".MTS", ".mpg"):  # of telephones and cameras
+        (tmp_path / f"clip{suffix}").write_bytes(clip.read_bytes())
+        assert split_videos([tmp_path / f"clip{suffix}"])[1] == [tmp_path / f"clip{suffix}"]
     others, videos = split_videos([clip, tmp_path / "a.jpg", tmp_path / "7"])
     assert videos == [clip] and others == [tmp_path / "a.jpg", tmp_path / "7"]
     assert split_videos([type(clip)("0")]) == ([], [0])
