@@ -305,7 +305,29 @@ def no_json(data: bytes) -> str | None:
     """Why `data` is no JSON, where it is one of the likely mistakes; None for anything else."""
     if not data.strip():
         return "it is empty"
-    return next((reason for start, reason in LIKELY_MISTAKES if data.lstrip().startswith(start)), None)
+    for start, reason in LIKELY_MISTAKES:
+        if data.lstrip().startswith(start):
+            return reason
+    first, _, rest = data.strip().partition(b"\n")
+    if first[:1] in b"{[" and rest[:1] in b"{[" and _is_json(first):
+        return "it is JSON lines, a value in each line: put them into one list, [..., ...]"
+    if data[:4].isascii() and b"\0" not in data[:4] and not _is_utf8(data):
+        return "its text is not UTF-8: save it anew in that encoding"
+    return None
+
+
+def _is_json(text: bytes) -> bool:
+    with suppress(ValueError):
+        parse_json(text)
+        return True
+    return False
+
+
+def _is_utf8(text: bytes) -> bool:
+    with suppress(ValueError):
+        text.decode()
+        return True
+    return False
 
 
 def make_folder(folder: str | Path) -> Path:

@@ -181,9 +181,17 @@ def test_every_reader_refuses_a_pipe(tmp_path):
     [
         (b"", "it is empty"), (b"\n<!DOCTYPE html>", "web page"), (gzip.compress(b"{}"), "gzip: unpack"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"), (b"{'a': 1}", "double quotes"),
+        (b'{"a": 1}\n{"a": 2}\n', "JSON lines.*one list"), (b"[1]\r\n[2]", "JSON lines"), (b'{"a": 1}\n}', "Extra data: line 2"),
+        ('{"a": "é"}'.encode("latin-1"), "not UTF-8"), (b"PK\x03\x04\xff\xfe", "zip file: unpack"),
     ],
 )  # fmt: skip
 def test_what_is_taken_for_json_is_named(tmp_path, data, words):
     (tmp_path / "a.json").write_bytes(data)
     with pytest.raises(UserError, match=words):
         files.read_json(tmp_path / "a.json", "annotations")
+
+
+def test_json_in_any_unicode_encoding_is_read(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"):
+        (tmp_path / "a.json").write_bytes('{"a": "é"}'.encode(encoding))
+        assert read_json(tmp_path / "a.json", "thing") == {"a": "é"}
