@@ -20,7 +20,7 @@ from jrdp.data.transforms import read_image
 from jrdp.errors import UserError
 from jrdp.evaluation.coco_metrics import METRIC_NAMES, evaluate
 from jrdp.evaluation.ground_truth import GroundTruth, load_ground_truth
-from jrdp.evaluation.results import check_results, read_results
+from jrdp.evaluation.results import check_results, has_segmentation, read_results
 
 SAME_INSTANCE = 0.5  # least IoU of a matched pair
 SHOWN_PICTURES = 8
@@ -115,11 +115,11 @@ def _defined(value: float) -> float | str:
 
 
 def _has_masks(results: list) -> bool:
-    return all(isinstance(entry, dict) and entry.get("segmentation") is not None for entry in results)
+    return all(isinstance(entry, dict) and has_segmentation(entry) for entry in results)
 
 
 def _some_masks(results: list) -> bool:
-    return any(isinstance(entry, dict) and entry.get("segmentation") is not None for entry in results)
+    return any(isinstance(entry, dict) and has_segmentation(entry) for entry in results)
 
 
 def _by_image(results: list[dict]) -> dict:

@@ -59,6 +59,12 @@ def read_results(source: str | Path | list) -> list:
     return content
 
 
+def has_segmentation(entry: dict) -> bool:
+    """Whether a result has a mask at all; detectors of boxes write null, [] or [[]] there. A mask may still be empty."""
+    segmentation = entry.get("segmentation")
+    return any(segmentation) if isinstance(segmentation, list) else segmentation is not None
+
+
 def write_results(path: str | Path, results: list[dict]) -> None:
     """Write a COCO results file in one step."""
     write_json(path, results, indent=None)
@@ -89,7 +95,7 @@ def check_results(
             result["bbox"] = _box(entry.get("bbox"), place)
             result["area"] = result["bbox"][2] * result["bbox"][3]
         else:
-            if entry.get("segmentation") is None:
+            if not has_segmentation(entry):
                 raise UserError(f"{place} has no segmentation; boxes alone can be evaluated as bbox only")
             try:
                 result["segmentation"] = checked_rle(entry["segmentation"], image["height"], image["width"])

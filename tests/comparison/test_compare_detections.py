@@ -114,6 +114,10 @@ def test_boxes_alone_are_compared_as_boxes(tmp_path, dataset):
     ]
     passed, report = run(tmp_path, dataset, boxes, boxes)
     assert passed and report["iou_type"] == "bbox" and report["matched"] == 2
+    written = [{**box, "segmentation": empty} for box, empty in zip(boxes, ([], [[]]))]  # as some detectors write them
+    moved = [{**box, "bbox": [x + 1 for x in box["bbox"]]} for box in written]
+    passed, report = run(tmp_path, dataset, written, moved)
+    assert not passed and report["iou_type"] == "bbox" and report["pairs"]["1 - IoU"]["worst"] > 0.05
 
 
 def test_boxes_without_area_find_their_partner_by_place(tmp_path, dataset):

@@ -235,6 +235,8 @@ def test_polygons_and_uncompressed_masks_of_other_systems():
         (lambda r: r.update(score=float("nan")), "result 2 has no finite score .a number.: score is nan"),
         (lambda r: r.update(score="0.5"), "result 2 has no finite score .a number.: score is '0.5'"),
         (lambda r: r.pop("segmentation"), "result 2 has no segmentation"),
+        (lambda r: r.update(segmentation=[]), "result 2 has no segmentation"),
+        (lambda r: r.update(segmentation=[[]]), "result 2 has no segmentation"),
         (lambda r: r["segmentation"].update(size=[260, 200]), "for a picture of 200x260"),
         (lambda r: r["segmentation"].update(counts="zz"), "bad segmentation"),
     ],
