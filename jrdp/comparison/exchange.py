@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,14 @@ from jrdp.structures import ImageBatch, Targets
 
 
 def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write named arrays; the order of the names is kept."""
-    with open(path, "wb") as file:
-        np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+    """Write named arrays; the order of the names is kept.
+
+    As `np.savez`, which leaves its archive open where it is interrupted: it then complains of the file that is closed.
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(value), allow_pickle=False)
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from jrdp.comparison.exchange import load_batch, save_batch
+from jrdp.comparison.exchange import load_batch, save_arrays, save_batch
 from jrdp.boxes import iou
 from jrdp.comparison.measures import difference, match_greedily
 from jrdp.comparison.report import Report, text_table
 from jrdp.comparison.synthetic import synthetic_state
 from jrdp.structures import ImageBatch, Targets
+
+
+def test_an_interrupted_exchange_says_nothing(tmp_path, monkeypatch):
+    complaints = []
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "unraisablehook", lambda complaint: complaints.append(str(complaint.exc_value)))
+        patched.setattr(np.lib.format, "write_array", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save_arrays(tmp_path / "a.npz", {"a": np.ones(3)})
+        gc.collect()
+    assert complaints == []
 
 
 def test_difference_by_hand():
