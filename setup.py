@@ -69,5 +69,5 @@ setup(
     package_data={"jrdp": ["**/*.h", "**/*.cuh", "**/*.json", "**/*.safetensors", "**/*.html", "**/*.css", "**/*.cuda"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["jrdp = jrdp.cli:main"]},
+    entry_points={"console_scripts": ["jrdp = jrdp.command:main"]},
 )

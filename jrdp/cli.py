@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+
+if __name__ == "__main__":  # python -m jrdp.cli
+    from jrdp import command
+
+    sys.exit(command.main())
+
 from dataclasses import asdict
 from pathlib import Path
 from typing import List, Optional
@@ -504,7 +510,7 @@ def data_weights(
 
 
 def main() -> None:
-    """Entry point of the `jrdp` command."""
+    """The `jrdp` command, from its arguments to its exit code."""
     from jrdp.machine import plain_progress
     from jrdp.machine.runtime import own_process
 
@@ -523,7 +529,3 @@ def _run() -> None:
     if "" in sys.argv[1:]:  # as a path it would mean the working folder
         raise UserError("one of the arguments is empty: is a variable of the command line not set?")
     app()
-
-
-if __name__ == "__main__":
-    main()

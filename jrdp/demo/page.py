@@ -6,6 +6,7 @@ import importlib
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,4 +79,8 @@ def serve(model: SalientInstanceModel, port: int) -> None:
             reason = str(error).partition(". ")[0]  # without gradio's own advice
             raise UserError(f"cannot serve the page on {ADDRESS}:{port}: {reason}; choose another --port") from error
         print(f"http://{ADDRESS}:{port} is the page; Ctrl-C ends it", flush=True)
-        page.block_thread()
+        try:
+            while True:  # gradio's own way of waiting takes an interruption for a good end
+                time.sleep(3600)
+        finally:
+            page.close(verbose=False)

@@ -1,6 +1,8 @@
 """The page of `jrdp demo`: what it shows and gives to download, and the line without gradio."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 
@@ -56,6 +58,29 @@ def test_what_is_refused_is_told_on_the_page(tmp_path):
     predict = next(iter(build(Diverged(), tmp_path).fns.values())).fn
     with pytest.raises(gradio.Error, match="answers are not finite"):
         predict(np.zeros((4, 4, 3), np.uint8))
+
+
+SERVE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from jrdp import endings
+from jrdp.demo.page import serve
+endings.leave(endings.run(lambda: serve(None, {port})))
+"""
+
+
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupted_page_is_no_good_end(name, code):
+    pytest.importorskip("gradio")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", SERVE.format(port=port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert f"127.0.0.1:{port} is the page" in process.stdout.readline()
+        process.send_signal(getattr(signal, name))
+        told = process.communicate(timeout=60)[1]
+    assert process.returncode == code and told.splitlines()[-1].startswith("jrdp: ") and "Traceback" not in told
 
 
 def test_the_page_can_be_imported_before_jittor_is_made_ready():

@@ -57,3 +57,19 @@ def test_a_command_ends_when_its_whole_group_gets_the_signal(name, code):
 def test_a_host_goes_on_after_ctrl_c_and_ends_when_it_wants_to():
     for _ in range(3):
         assert ended_by(signal.SIGINT, HOST) == (0, "the host goes on True\n")
+
+
+@pytest.mark.parametrize("start", [["-c", "from jrdp.command import main; main()"], ["-m", "jrdp.cli"]])
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_while_the_command_is_still_imported_is_no_traceback(tmp_path, name, code, start):
+    (tmp_path / "typer.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    usual = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", usual, sys.executable, *start],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(getattr(signal, name))
+    told = process.communicate(timeout=60)
+    assert (process.returncode, *told) == (code, "", "")
