@@ -112,9 +112,10 @@ def world(seeded, tmp_path_factory):
         {"image_id": a["image_id"], "category_id": 1, "score": 0.9, "bbox": a["bbox"], "segmentation": a["segmentation"]}
         for a in json.loads(val.read_text())["annotations"] if isinstance(a["segmentation"], dict)
     ]
-    places = ("eval", "out/twin", "out/trip_jittor", "out/trip_twin")
+    places = ("eval", "out/twin", "out/trip_twin")
     for place in places:
         (folder / place).mkdir(parents=True)
+        (folder / place / "metrics.json").write_text('{"bbox": {"AP50": 0.0}, "segm": {"AP50": 0.0}}')  # as a test leaves it
     for name in ("theirs.json", *(f"{place}/{kind}.json" for place in places for kind in ("bbox", "segm"))):
         boxes = [{key: value for key, value in each.items() if key != "segmentation"} for each in results]
         (folder / name).write_text(json.dumps(boxes if name.endswith("bbox.json") else results))
