@@ -19,7 +19,12 @@ from jrdp.comparison.pair import Pair
 
 STAGE_TOLERANCE = 1e-4  # of an input's root mean square, where the twin's float32 shows no floor
 BOX_TOLERANCE = 0.01  # network pixels: the outer bound of boxes, and so of the sides that the box loss compares
+# The same where products are in TF32, whose 10 bits of mantissa move maps by 2e-3 of their root mean square, single
+# elements by some times that, and boxes by a tenth of a pixel.
+STAGE_TOLERANCE_TF32 = 2e-2
+BOX_TOLERANCE_TF32 = 1.0
 SCORE_TOLERANCE = 1e-6  # of the same logits in two implementations of the sigmoid
+SCORE_TOLERANCE_CUDA = 1e-5  # which on a GPU may be the fast one (`JRDP_PRECISE`)
 
 COLUMNS = ["decision", "of", "Jittor / float64", "input there", "PyTorch / float64", "input there", "rounding", "allowed"]
 
@@ -29,13 +34,16 @@ class Imposed:
     """What one batch gave with Jittor's decisions.
 
     single, double: the twin's losses; answer: the float64 side's account of the decisions, see `twin/imposed.py`.
-    same_device: whether the twin's float32 shows how much rounding Jittor may have.
+    same_device: whether the twin's float32 shows how much rounding Jittor may have. tf32: whether products are in TF32.
+    cuda: whether Jittor computed on a GPU.
     """
 
     single: dict[str, float]
     double: dict[str, float]
     answer: dict
     same_device: bool = True
+    tf32: bool = False
+    cuda: bool = False
 
     @property
     def differing(self) -> int:
@@ -53,8 +61,9 @@ class Imposed:
         checks = self.answer["checks"]
         if checks["locations"]:
             found.append(f"{checks['locations']} locations answer for a box on one side only")
+        score_tolerance = SCORE_TOLERANCE_CUDA if self.cuda else SCORE_TOLERANCE
         for image, each in enumerate(checks["proposals"]):
-            if each["alone"] or not each["score"] <= SCORE_TOLERANCE:
+            if each["alone"] or not each["score"] <= score_tolerance:
                 found.append(
                     f"from the same maps image {image} has {each['given']} proposals in Jittor and {each['own']} in "
                     f"PyTorch, {each['alone']} without partner, scores {each['score']:.3g} apart"
@@ -97,11 +106,13 @@ class Imposed:
     def _weighed(self) -> list[tuple[dict, float]]:
         """Each place and how large an input may be at a decision that differs."""
         relus, others = self.answer["relus"], self.answer["others"]
+        stage_tolerance = STAGE_TOLERANCE_TF32 if self.tf32 else STAGE_TOLERANCE
+        box_tolerance = BOX_TOLERANCE_TF32 if self.tf32 else BOX_TOLERANCE
         out = []
         if not self.same_device:
             rows = relus + [row for row in others if row["place"].startswith("maximum pooling")]
-            out = [(row, STAGE_TOLERANCE * row["scale"]) for row in rows]
-            return out + [(row, BOX_TOLERANCE) for row in others if row not in rows]
+            out = [(row, stage_tolerance * row["scale"]) for row in rows]
+            return out + [(row, box_tolerance) for row in others if row not in rows]
         for row in relus:
             rounding = max(row["rounding"], row["other_largest"])
             out.append((row, FACTOR * rounding + FLOOR * row["scale"]))
@@ -110,7 +121,7 @@ class Imposed:
                 rounding = max(relus[0]["rounding"], row["other_largest"])
                 out.append((row, 2 * FACTOR * rounding + FLOOR * row["scale"]))
             else:
-                out.append((row, BOX_TOLERANCE))
+                out.append((row, box_tolerance))
         return out
 
 
@@ -134,4 +145,4 @@ def impose(
         "imposed", precision="float64", choices=str(choices[1]), out=out[1], other=str(choices[0]), **common
     )
     answer = {name: double[name] for name in ("relus", "others", "checks")}
-    return Imposed(single["losses"], double["losses"], answer, pair.same_device)
+    return Imposed(single["losses"], double["losses"], answer, pair.same_device, pair.tf32, pair.cuda)

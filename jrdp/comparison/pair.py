@@ -126,6 +126,8 @@ class Pair:
     engine: str
     has_floor: bool = True  # as in `Options`
     same_device: bool = True
+    tf32: bool = False
+    cuda: bool = False  # whether Jittor computes on a GPU
 
 
 @contextlib.contextmanager
@@ -163,7 +165,7 @@ def open_pair(options: Options) -> Iterator[Pair]:
                 versions = {**ours["versions"], **theirs["versions"]}
                 yield Pair(
                     jittor, torch, config, start, differing, ours["trainable"], versions, folder, options.engine,
-                    options.has_floor, options.same_device,
+                    options.has_floor, options.same_device, options.tf32, options.device == "cuda",
                 )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

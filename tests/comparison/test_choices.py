@@ -85,3 +85,20 @@ def test_decisions_within_rounding_are_no_failure():
 def test_each_wrong_decision_is_named(change, words):
     failures = Imposed({}, {}, answer(**change)).failures()
     assert len(failures) == 1 and words in failures[0]
+
+
+def test_what_tf32_moves_is_no_wrong_decision():
+    moved = {"given_largest": ("relu", 5e-3)}
+    for same_device in (True, False):
+        assert len(Imposed({}, {}, answer(**moved), same_device).failures()) == 1
+    assert Imposed({}, {}, answer(**moved), same_device=False, tf32=True).failures() == []
+    assert Imposed({}, {}, answer(given_largest=("minimum", 0.2)), tf32=True).failures() == []
+    wrong = [{"given_largest": ("relu", 0.1)}, {"given_largest": ("minimum", 3.0)}, {"locations": ("checks", 2)}]
+    for change in wrong:
+        assert len(Imposed({}, {}, answer(**change), same_device=False, tf32=True).failures()) == 1
+
+
+def test_scores_may_come_from_the_fast_exponential_of_a_gpu():
+    fast = answer(score=("proposals", 4e-6))
+    assert len(Imposed({}, {}, fast).failures()) == 1
+    assert Imposed({}, {}, fast, cuda=True).failures() == []

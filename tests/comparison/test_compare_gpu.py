@@ -46,6 +46,14 @@ def test_gradients_and_training(both_frameworks, tmp_path):
     assert len(report["steps"]) == 2 and report["parameters"]["travelled"] > 0
 
 
+def test_gradients_in_tf32_within_the_tolerances_of_the_check(both_frameworks, tmp_path):
+    """As `scripts/gpu_check.sh parity_fast` asks for them."""
+    sample = write_sample(tmp_path / "sample", train=2, val=1)
+    loose, said = {"loss_tolerance": 1e-2, "norm_tolerance": 3e-2, "element_tolerance": 1e-1}, []
+    data = [f"{sample.images}:{sample.train}"]
+    assert compare_gradients(options(tf32=True), data, tmp_path / "out", **loose, print_line=said.append), said
+
+
 def test_speed_with_the_training_step(both_frameworks, tmp_path):
     """Every part runs on both sides; the report says on which device each, and what of the card's memory was taken."""
     Image.radial_gradient("L").convert("RGB").save(tmp_path / "picture.png")
