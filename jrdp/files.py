@@ -364,14 +364,14 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def refuse_others(out: Path, main: str, signs: Iterable[bytes], *names: str) -> None:
+def refuse_others(out: Path, main: str, signs: Iterable[bytes], *names: str, within: int = 1 << 20) -> None:
     """Raise `UserError` where writing `main` and `names` to the folder `out` would replace what no earlier run has written.
 
-    They are an earlier run's where the file `main` has all `signs` in its first megabyte.
+    They are an earlier run's where the file `main` has all `signs` in its first `within` bytes.
     """
     try:
         with open(out / main, "rb") as stream:
-            start = stream.read(1 << 20)
+            start = stream.read(within)
         if all(sign in start for sign in signs):
             return
     except (OSError, ValueError):

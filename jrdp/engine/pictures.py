@@ -133,7 +133,7 @@ def refuse_replacing(out: Path, pictures: list[str], videos: list[str]) -> None:
         refuse_others(out, "predictions.json", [b'"file_name"', b'"segmentation"'])
     for name in pictures:
         for suffix in (".png", "_instances.png"):
-            refuse_others(out, f"{name}{suffix}", [visualize.MADE_BY])
+            refuse_others(out, f"{name}{suffix}", [visualize.MADE_BY], within=4096)  # it stands before the pixels
     for name in videos:
         if not (out / f"{name}.partial.jsonl").exists():
             refuse_others(out, f"{name}.json", [b'"fps"', b'"frames"'], f"{name}.mp4")
