@@ -61,7 +61,12 @@ def refuse_options(reason: str, **given: Any) -> None:
         raise UserError(f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no effect {reason}; leave it out")
 
 
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether the command line names an option, with whatever value."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse_given(context: typer.Context, reason: str, *names: str) -> None:
     """The same for options that have a default: refused when the command line names them, with whatever value."""
-    sources = {name: context.get_parameter_source(name) for name in names}
-    refuse_options(reason, **{name: True for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"})
+    refuse_options(reason, **{name: True for name in names if was_given(context, name)})

@@ -11,7 +11,7 @@ import typer
 from jrdp.comparison.pair import Options, starts_at_random
 from jrdp.errors import UserError
 from jrdp.files import protect
-from jrdp.options import find_weights, refuse_given, refuse_unused_settings
+from jrdp.options import find_weights, refuse_given, refuse_unused_settings, was_given
 
 app = typer.Typer(
     help="Compare Jittor with the PyTorch twin (or two result files), each framework in its own process.",
@@ -72,7 +72,7 @@ def layers(
     from jrdp.comparison.layers import compare_layers
 
     refuse_unused_settings("compare layers", settings)
-    if not starts_at_random(weights, twin_weights):
+    if was_given(context, "seed") and not starts_at_random(weights, twin_weights):
         refuse_given(context, "beside weights of the whole network, since nothing is drawn", "seed")
     options = Options(
         config, settings, weights, twin_weights, twin_python, device, threads, seed, negative_control, twin_precision,
