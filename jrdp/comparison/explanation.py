@@ -145,4 +145,5 @@ def impose(
         "imposed", precision="float64", choices=str(choices[1]), out=out[1], other=str(choices[0]), **common
     )
     answer = {name: double[name] for name in ("relus", "others", "checks")}
-    return Imposed(single["losses"], double["losses"], answer, pair.same_device, pair.tf32, pair.cuda)
+    options = pair.options
+    return Imposed(single["losses"], double["losses"], answer, options.same_device, options.tf32, options.device == "cuda")

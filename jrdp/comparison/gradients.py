@@ -14,7 +14,7 @@ from jrdp.comparison.batches import training_batches
 from jrdp.comparison.exchange import load_arrays
 from jrdp.comparison.explanation import COLUMNS, impose
 from jrdp.comparison.floor import FLOOR, Verdict, judge, weigh
-from jrdp.comparison.measures import difference
+from jrdp.comparison.measures import difference, relative
 from jrdp.comparison.pair import Options, open_pair
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
 from jrdp.files import make_folder
@@ -53,8 +53,8 @@ def compare_gradients(
     loss_verdicts = {
         name: weigh(
             "relative",
-            _relative(losses[name], imposed.double[name]),
-            _relative(imposed.single[name], imposed.double[name]),
+            relative(losses[name], imposed.double[name]),
+            relative(imposed.single[name], imposed.double[name]),
             loss_tolerance,
             floor=floor,
         )
@@ -178,10 +178,6 @@ def _apart(ours: np.ndarray | None, theirs: np.ndarray | None) -> tuple[float, f
         return error, error
     measured = difference(ours, theirs)
     return measured.relative, measured.worst_of_scale
-
-
-def _relative(ours: float, theirs: float) -> float:
-    return abs(ours - theirs) / abs(theirs) if theirs else abs(ours)
 
 
 def _finite(value):

@@ -44,7 +44,7 @@ def compare_layers(
     limits = {"box": box_tolerance, "score": score_tolerance, "mask": mask_tolerance}
     results = []
     with open_pair(options) as pair:
-        refuse_idle_precision(pair.config, pair.engine)
+        refuse_idle_precision(pair.config, pair.options.engine)
         make_folder(out)  # a folder that cannot be written to is noticed before the work
         for path in pictures:
             results.append(_compare_picture(pair, path, tolerance, limits))
@@ -122,14 +122,14 @@ def _compare_picture(pair: Pair, path: Path, tolerance: float, limits: dict[str,
     save_arrays(rois, {"rois": np.concatenate([np.zeros((len(boxes), 1), np.float32), boxes], axis=1)})
     sides = []
     for precision in ("float32", "float64"):
-        if precision == "float32" and not pair.has_floor:
+        if precision == "float32" and not pair.options.has_floor:
             sides.append(None)
             continue
         pair.torch.ask("stages", batch=str(batch), out=str(theirs_path), rois=str(rois), precision=precision)
         sides.append(load_arrays(theirs_path))
     single, double = sides
     names = [name for name in double if not name.startswith("detections/")]
-    if pair.engine == "fast":
+    if pair.options.engine == "fast":
         names = [name for name in names if name in ours]  # a few stages are fused with the next one there
     stages = _judge_stages(names, ours, single, double, tolerance)
     found = compare_found(ours, single, double, prepared.size, pair.config.model.fcos, limits)

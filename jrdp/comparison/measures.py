@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def relative(ours: float, theirs: float) -> float:
+    """The relative difference of two losses; of one that is zero, as without a positive RoI, the difference itself."""
+    return abs(ours - theirs) / abs(theirs) if theirs else abs(ours)
+
+
 @dataclass(frozen=True)
 class Difference:
     """Of an array `ours` against a reference of the same shape.

@@ -17,7 +17,7 @@ from jrdp.comparison.exchange import load_arrays, save_arrays
 from jrdp.comparison.process import Worker
 from jrdp.comparison.synthetic import synthetic_state
 from jrdp.config import Config, load_config, own_parts, parse_config
-from jrdp.engine.weights import refuse_unasked_code
+from jrdp.engine.weights import is_backbone_only, refuse_unasked_code
 from jrdp.errors import UserError
 from jrdp.files import protect
 from jrdp.import_path import is_import_path
@@ -123,11 +123,7 @@ class Pair:
     trainable: list[str]
     versions: dict[str, str]
     folder: Path
-    engine: str
-    has_floor: bool = True  # as in `Options`
-    same_device: bool = True
-    tf32: bool = False
-    cuda: bool = False  # whether Jittor computes on a GPU
+    options: Options
 
 
 @contextlib.contextmanager
@@ -164,8 +160,7 @@ def open_pair(options: Options) -> Iterator[Pair]:
                 differing = [name for name in start if not np.array_equal(start[name], twin_start[name])]
                 versions = {**ours["versions"], **theirs["versions"]}
                 yield Pair(
-                    jittor, torch, config, start, differing, ours["trainable"], versions, folder, options.engine,
-                    options.has_floor, options.same_device, options.tf32, options.device == "cuda",
+                    jittor, torch, config, start, differing, ours["trainable"], versions, folder, options
                 )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -215,11 +210,7 @@ def check_same_tensors(ours: dict, theirs: dict, ordered: bool = True) -> None:
 
 def starts_at_random(*weights: Path | None) -> bool:
     """Whether a comparison draws tensors by its seed: without weights, or where a file holds a backbone alone."""
-    return weights[0] is None or any(path is not None and _is_backbone(interchange.read(path)) for path in weights)
-
-
-def _is_backbone(file) -> bool:
-    return all(name.startswith("backbone.body.") for name in file.tensors)
+    return weights[0] is None or any(path is not None and is_backbone_only(interchange.read(path)) for path in weights)
 
 
 def state_of(file, shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
@@ -228,7 +219,7 @@ def state_of(file, shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndar
         return synthetic_state(shapes, seed)
     expected = {name: tuple(shape) for name, shape in shapes.items()}
     heads: dict[str, np.ndarray] = {}
-    if _is_backbone(file):
+    if is_backbone_only(file):
         heads = synthetic_state({n: s for n, s in shapes.items() if not n.startswith("backbone.body.")}, seed)
         expected = {name: shape for name, shape in expected.items() if name not in heads}
     matched = interchange.match(expected, file).tensors
@@ -244,7 +235,7 @@ def _start(file, shapes: dict[str, list[int]], options: Options, jittor: Worker,
     state = load_arrays(path)
     if file is not None:
         given = state_of(file, shapes, options.seed)
-        body_only = _is_backbone(file)
+        body_only = is_backbone_only(file)
         state |= {n: v for n, v in given.items() if not body_only or n.startswith("backbone.body.")}
     return {name: state[name] for name in shapes}
 

@@ -15,6 +15,7 @@ from jrdp.comparison.batches import training_batches
 from jrdp.comparison.exchange import load_arrays
 from jrdp.comparison.explanation import impose
 from jrdp.comparison.floor import FLOOR, Verdict, weigh
+from jrdp.comparison.measures import relative
 from jrdp.comparison.pair import Options, open_pair
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
 from jrdp.files import make_folder
@@ -85,7 +86,7 @@ def compare_training(
         "share", shares["apart"], shares["torch_apart"], parameter_tolerance, floor=floor
     )
     report.failures += [f"{name}: {verdict}" for name, verdict in verdicts.items() if not verdict.passed]
-    errors = [_relative(_total(entry["jittor"]), _total(entry["torch"])) for entry in history]
+    errors = [relative(_total(entry["jittor"]), _total(entry["torch"])) for entry in history]
     if not max(errors) <= loss_tolerance:
         first = next(i for i, error in enumerate(errors) if not error <= loss_tolerance)
         report.failures.append(
@@ -145,7 +146,7 @@ def _judge_loss(history: list[dict], name: str | None, outer: float, floor: floa
     """The worst step of one loss, None for the total, against float64."""
     value = _total if name is None else lambda losses: losses[name]
     apart = {
-        side: max(_relative(value(entry[side]), value(entry["double"])) for entry in history)
+        side: max(relative(value(entry[side]), value(entry["double"])) for entry in history)
         for side in ("jittor", "single")
     }
     return weigh("relative", apart["jittor"], apart["single"], outer, floor=floor)
@@ -165,10 +166,6 @@ def _share(apart: float, travelled: float) -> float:
 
 def _total(losses: dict[str, float]) -> float:
     return sum(losses[name] for name in LOSSES)
-
-
-def _relative(ours: float, theirs: float) -> float:
-    return abs(ours - theirs) / abs(theirs) if theirs else abs(ours)
 
 
 def _plot(history: list[dict]):

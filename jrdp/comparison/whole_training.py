@@ -22,6 +22,7 @@ import yaml
 from jrdp import interchange
 from jrdp.comparison.batches import training_batches
 from jrdp.comparison.exchange import load_arrays
+from jrdp.comparison.measures import relative
 from jrdp.comparison.pair import Options, Pair, open_pair
 from jrdp.comparison.report import Report, new_figure, text_table, versions_text
 from jrdp.comparison.training import LOSSES
@@ -56,8 +57,8 @@ def compare_whole_training(
     `return_tolerance`, or what one instance of the test set counts, in the two frameworks: a decision within rounding (a
     mask's pixel, an IoU at the NMS threshold) can find or lose one. At the end both sides take some steps more from
     PyTorch's state: where each such step is the same, it is not the steps that make the two trainings end apart. What
-    the trainings end with is reported beside the seeds' spread; it is
-    not judged, as there is nothing that it should be equal to.
+    the trainings end with is reported beside the seeds' spread; it is not judged, as there is nothing that it should be
+    equal to.
     """
     given = options.weights
     if given is None:
@@ -189,7 +190,7 @@ def _steps_in_common(pair: Pair, datasets: list[str], folder: Path, steps: int, 
         _suspend(pair, reached)
         jittor, torch = (_weights(reached[side]) for side in SIDES)
         apart = _distance(jittor, torch) / _distance(torch, before)
-        worst = max(_relative(losses["jittor"][name], losses["torch"][name]) for name in LOSSES)
+        worst = max(relative(losses["jittor"][name], losses["torch"][name]) for name in LOSSES)
         found.append({"step": step, "losses": worst, "apart": apart})
     write_json(record, found)
     return found
@@ -256,16 +257,11 @@ def _test_in_jittor(options: Options, config: Path, weights: Path, name: str, ta
 def _judge_first_steps(report: Report, histories: dict[int, list[dict]], tolerance: float) -> None:
     for seed, history in histories.items():
         for name in LOSSES:
-            error = _relative(history[0]["jittor"][name], history[0]["torch"][name])
+            error = relative(history[0]["jittor"][name], history[0]["torch"][name])
             if not error <= tolerance:
                 report.failures.append(
                     f"seed {seed}: {name} of step 1 differs by {error:.3g} (tolerance {tolerance:g})"
                 )
-
-
-def _relative(ours: float, theirs: float) -> float:
-    """A loss's relative difference; of one that is zero, as without a positive RoI, the difference itself."""
-    return abs(ours - theirs) / abs(theirs) if theirs else abs(ours)
 
 
 def _loss_rows(histories: dict[int, list[dict]]) -> list[list]:

@@ -58,7 +58,7 @@ def compare(pair, tmp_path, monkeypatch):
                 change(state)
             save_arrays(pair.folder / "twin_start.npz", state)
             pair.torch.ask("load", state=str(pair.folder / "twin_start.npz"))
-            yield dataclasses.replace(pair, has_floor=options.has_floor)
+            yield dataclasses.replace(pair, options=options)
 
         monkeypatch.setattr(layers, "open_pair", reopened)
         passed = layers.compare_layers(Options(**values), pictures, tmp_path / "out", print_line=lambda line: None)

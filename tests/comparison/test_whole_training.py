@@ -11,6 +11,7 @@ from twin_python import TWIN_PYTHON
 
 from jrdp import interchange
 from jrdp.comparison import whole_training
+from jrdp.comparison.measures import relative
 from jrdp.comparison.pair import Options, open_pair
 from jrdp.comparison.whole_training import compare_whole_training
 from jrdp.dataset_tools.sample import write_sample
@@ -91,4 +92,4 @@ def test_the_return_trip_may_be_apart_by_one_instance(apart, instances, wrong):
 
 
 def test_a_loss_that_is_zero_has_no_relative_difference():
-    assert whole_training._relative(3.0, 2.0) == 0.5 and whole_training._relative(0.25, 0.0) == 0.25
+    assert relative(3.0, 2.0) == 0.5 and relative(0.25, 0.0) == 0.25

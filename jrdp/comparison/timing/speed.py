@@ -37,7 +37,7 @@ def compare_speed(
     options.threads, options.timing = options.threads or os.cpu_count(), True
     report = Report("Speed: Jittor against PyTorch")
     with open_pair(options) as pair:
-        refuse_idle_precision(pair.config, pair.engine)
+        refuse_idle_precision(pair.config, pair.options.engine)
         make_folder(out)  # a folder that cannot be written to is noticed before the work
         batch, rois = pair.folder / "batch.npz", pair.folder / "rois.npz"
         images, targets = _input(pair, pictures)
