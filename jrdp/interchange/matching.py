@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Mapping, Optional
 
 import numpy as np
 
 from jrdp.errors import UserError
-from jrdp.interchange.backbones import RELEASED, Row, from_caffe2, from_torchvision
+from jrdp.interchange.backbones import Row
 from jrdp.interchange.layout import LAST_SCALE, likeness
 from jrdp.interchange.tensors import Tensor, as_float32, dtype_name
 from jrdp.interchange.weight_file import WeightFile
@@ -26,25 +26,18 @@ class Matched:
         tensors: every expected name -> float32 array of the expected shape, in the expected order (bfloat16 and float16
             widened exactly, float64 rounded).
         exact: the same with the file's own element types, for writing to another file.
-        used: source name -> expected name.
-        ignored: source name -> reason, for each tensor of the file on the written list of exceptions.
-        rows: one for each tensor, for `jrdp convert` to print.
+        rows: one for each tensor, for `jrdp convert` to print; first those on the written list of exceptions.
     """
 
     tensors: dict[str, np.ndarray]
     exact: dict[str, Tensor]
-    used: dict[str, str] = field(default_factory=dict)
-    ignored: dict[str, str] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row]
 
 
-def match(
-    expected: Mapping[str, tuple], source: WeightFile | Mapping[str, Tensor], source_kind: Optional[str] = None
-) -> Matched:
-    """Fit `source` to `expected` (name -> shape), or say why it does not fit.
+def match(expected: Mapping[str, tuple], file: WeightFile) -> Matched:
+    """Fit `file` to `expected` (name -> shape), or say why it does not fit.
 
-    `source` is a `WeightFile` or a dictionary whose names are of `source_kind`: "released" (default), "torchvision" or
-    "caffe2". The exceptions, all of them: batch norm's `num_batches_tracked`; the ImageNet classifier and the training
+    The exceptions, all of them: batch norm's `num_batches_tracked`; the ImageNet classifier and the training
     state's blobs in a backbone file; `rpn.head.scales.5.scale`, which the released code stores and never uses, may be
     absent on either side (then it is 1, its initial value, or left out).
 
@@ -52,14 +45,8 @@ def match(
         UserError: one line with the number of missing, unexpected and mis-shaped tensors, the first few of each with
             the nearest names, and what the file and the network look like.
     """
-    file = source if isinstance(source, WeightFile) else _file_of(dict(source), source_kind or RELEASED)
     shapes = {name: tuple(shape) for name, shape in expected.items()}
-    source_of = {row.target: row.source for row in file.rows if row.target is not None}
-    matched = Matched({}, {})
-    for row in file.rows:
-        if row.target is None:
-            matched.ignored[row.source] = row.note
-            matched.rows.append(row)
+    rows = [row for row in file.rows if row.target is None]
     unexpected = []
     for name, tensor in file.tensors.items():
         if name in shapes:
@@ -68,26 +55,19 @@ def match(
         if reason is None:
             unexpected.append(name)
         else:
-            origin = source_of.get(name) or name
-            matched.ignored[origin] = reason
-            matched.rows.append(Row(origin, None, tuple(tensor.shape), dtype_name(tensor), f"left out: {reason}"))
+            rows.append(Row(name, None, tuple(tensor.shape), dtype_name(tensor), f"left out: {reason}"))
     missing = [name for name in shapes if name not in file.tensors and name != LAST_SCALE]
     misshaped = [name for name in shapes if name in file.tensors and tuple(file.tensors[name].shape) != shapes[name]]
     not_float = [name for name in shapes if name in file.tensors and dtype_name(file.tensors[name]) not in _FLOATS]
     if missing or unexpected or misshaped or not_float:
         raise UserError(_explain(shapes, file, missing, unexpected, misshaped, not_float))
-    notes = {row.target: row.note for row in file.rows}
+    exact = {name: file.tensors[name] if name in file.tensors else np.ones(shape, np.float32) for name, shape in shapes.items()}
+    told = {row.target: (row.source, row.note) for row in file.rows}
     for name, shape in shapes.items():
-        if name in file.tensors:
-            tensor, origin, note = file.tensors[name], source_of.get(name), notes.get(name, "")
-        else:
-            tensor, origin, note = np.ones(shape, np.float32), None, "1: absent in the file, never used"
-        matched.exact[name] = tensor
-        matched.tensors[name] = as_float32(tensor)
-        if origin is not None:
-            matched.used[origin] = name
-        matched.rows.append(Row(origin, name, shape, dtype_name(tensor), note))
-    return matched
+        untold = (name, "") if name in file.tensors else (None, "1: absent in the file, never used")
+        source, note = told.get(name, untold)
+        rows.append(Row(source, name, shape, dtype_name(exact[name]), note))
+    return Matched({name: as_float32(tensor) for name, tensor in exact.items()}, exact, rows)
 
 
 @dataclass
@@ -120,17 +100,6 @@ def match_part(expected: Mapping[str, tuple], file: WeightFile) -> Part:
         misshaped=[name for name in shapes if name in file.tensors and name not in fits],
         unused=[name for name in file.tensors if name not in shapes],
     )
-
-
-def _file_of(tensors: dict[str, Tensor], kind: str) -> WeightFile:
-    if kind == "torchvision":
-        renamed = from_torchvision(tensors)
-        return WeightFile(renamed.tensors, naming=kind, rows=renamed.rows)
-    if kind == "caffe2":
-        renamed = from_caffe2(tensors)
-        return WeightFile(renamed.tensors, naming=kind, rows=renamed.rows)
-    rows = [Row(name, name, tuple(tensor.shape), dtype_name(tensor)) for name, tensor in tensors.items()]
-    return WeightFile(tensors, naming=kind, rows=rows)
 
 
 def _reason_to_ignore(name: str) -> Optional[str]:
@@ -185,6 +154,6 @@ def _some(what: str, names: list[str], remark) -> str:
 def _nearest(name: str, candidates: list[str]) -> str:
     """The most similar candidate; hostile lists and names are cut short."""
     short = [candidate for candidate in candidates[:2000] if len(candidate) <= 200]
-    near = difflib.get_close_matches(name, short, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(name, short, cutoff=0.75)
     return f" [nearest: {near[0]}]" if near else ""
 

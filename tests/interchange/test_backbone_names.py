@@ -20,6 +20,10 @@ def expected(backbone):
     return {entry.name: entry.shape for entry in backbone_layout(backbone)}
 
 
+def left_out(matched):
+    return {row.source for row in matched.rows if row.target is None}
+
+
 def value(name, shape):
     """A small constant that tells every tensor from every other."""
     return np.full(shape, (hash_of(name) % 9973) / 9973 + 0.5, np.float32)
@@ -102,8 +106,8 @@ def test_detectron_pickles_of_python_2(backbone, tmp_path):
     assert list(matched.tensors) == list(expected(backbone))
     for name, tensor in matched.tensors.items():
         assert tensor.dtype == np.float32 and np.array_equal(tensor, ours[name]), name
-    assert set(matched.ignored) == set(extra) - {"weight_order"}
-    assert set(matched.used) == set(blobs)
+    assert left_out(matched) == set(extra) - {"weight_order"}
+    assert {row.source for row in matched.rows if row.target is not None} == {*blobs, None}
     preprocessing = file.metadata["preprocessing"]
     assert preprocessing["channel_order"] == "bgr" and preprocessing["mean"] == [102.9801, 115.9465, 122.7717]
     assert preprocessing["stride_in_1x1"] == (backbone != "x101")
@@ -128,7 +132,7 @@ def test_detectron_strangers_are_refused():
     blobs, _ = detectron_blobs("r50")
     for stranger in ("res2_0_branch2a_bn_rm", "rpn_conv_w", "res6_0_branch2a_w"):
         with pytest.raises(UserError, match=f"1 unexpected .{stranger}"):
-            interchange.match(expected("r50"), {**blobs, stranger: np.zeros(1, np.float32)}, "caffe2")
+            interchange.match(expected("r50"), named({**blobs, stranger: np.zeros(1, np.float32)}, "pickle"))
     with pytest.raises(FormatError, match="two of its tensors"):
         from_caffe2({**blobs, "conv1_bn_s": blobs["res_conv1_bn_s"]})
 
@@ -162,7 +166,7 @@ def test_torchvision_folds_eps_and_records_its_preprocessing(backbone, tmp_path)
         else:
             assert np.array_equal(tensor, theirs)
     counters = [name for name in state if name.endswith("num_batches_tracked")]
-    assert sorted(matched.ignored) == sorted(["fc.weight", "fc.bias", *counters])
+    assert left_out(matched) == {"fc.weight", "fc.bias", *counters}
     assert file.metadata["preprocessing"] == {
         "channel_order": "rgb",
         "scale": 1.0,
@@ -178,7 +182,7 @@ def test_torchvision_folds_eps_and_records_its_preprocessing(backbone, tmp_path)
 def test_torchvision_strangers_are_refused():
     state = torchvision_state("r50")
     with pytest.raises(UserError, match="1 unexpected .layer5.0.conv1.weight"):
-        interchange.match(expected("r50"), {**state, "layer5.0.conv1.weight": np.zeros(1, np.float32)}, "torchvision")
+        interchange.match(expected("r50"), named({**state, "layer5.0.conv1.weight": np.zeros(1, np.float32)}, "pytorch"))
     assert from_torchvision(state).tensors["backbone.body.stem.conv1.weight"] is state["conv1.weight"]
 
 
@@ -213,7 +217,7 @@ def keras_arrays():
 def test_keras_resnet_is_folded_and_transposed():
     arrays = keras_arrays()
     renamed = from_keras(arrays)
-    matched = interchange.match(expected("r50"), renamed.tensors)
+    matched = interchange.match(expected("r50"), interchange.WeightFile(renamed.tensors))
     patch = np.random.default_rng(1).standard_normal((3, 3, 64))  # height, width, channels
     layer, norm, ours = "res2b_branch2b", "bn2b_branch2b", "backbone.body.layer1.1"
     for channel in (0, 17, 63):
