@@ -20,6 +20,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what 
 runtime.prepare()  # before any test imports Jittor or changes the environment
 
 
+@pytest.fixture(params=["shim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def where(request):
+    """A function that says where an operator's `KERNELS` run: CUDA's on the CPU through the shim, and on a GPU."""
+    import jittor as jt
+
+    on_gpu = request.param == "cuda"
+    with jt.flag_scope(use_cuda=int(on_gpu)):
+        yield lambda kernels: kernels if on_gpu else kernels.shimmed()
+
+
 def pytest_collection_modifyitems(items):
     """Skip what is marked `gpu` where Jittor cannot use one, with the reason."""
     cuda = runtime.prepare().cuda

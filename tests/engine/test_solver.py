@@ -1,14 +1,17 @@
 """The solver against the released schedule and groups, and against SGD written out in NumPy."""
 
 import json
+from functools import partial
 
 import jittor as jt
 import numpy as np
 import pytest
 
 from jrdp.config import SolverConfig
+from jrdp.engine import solver as solver_module
 from jrdp.engine.solver import Solver
 from jrdp.errors import UserError
+from jrdp.ops import many
 from jrdp.schedule import learning_rate
 
 
@@ -26,10 +29,13 @@ def test_schedule_edges():
     assert learning_rate(SolverConfig(warmup_iterations=0), 1) == 0.0025
 
 
-def quadratic(seed):
-    """Two parameters with a loss whose gradient is easy: sum(a * w^2) / 2 -> a * w."""
+def quadratic(seed, layers=0):
+    """Parameters with a loss whose gradient is easy: sum(a * w^2) / 2 -> a * w."""
     rng = np.random.default_rng(seed)
-    values = {"conv.weight": rng.normal(size=(3, 2)).astype("f4"), "conv.bias": rng.normal(size=3).astype("f4")}
+    sizes = {"conv.weight": (3, 2), "conv.bias": 3}
+    for k in range(layers):
+        sizes = {**sizes, f"{k}.weight": 2, f"{k}.bias": (1, k + 1)}
+    values = {name: rng.normal(size=size).astype("f4") for name, size in sizes.items()}
     slopes = {name: rng.uniform(0.5, 2, value.shape).astype("f4") for name, value in values.items()}
     parameters = {name: jt.array(value) for name, value in values.items()}
 
@@ -71,23 +77,44 @@ def test_steps_equal_sgd_written_out(config):
     assert rates == pytest.approx([0.1 / 3, 0.1, 0.01])
 
 
-@pytest.mark.gpu
-def test_steps_on_a_gpu_equal_sgd_written_out(config):
-    values, slopes, _, _ = quadratic(0)
-    with jt.flag_scope(use_cuda=1):
-        _, _, parameters, loss = quadratic(0)
-        solver = Solver(parameters, config)
-        for iteration in (1, 2, 3):
-            solver.backward(loss())
-            total, broken = solver.read_report(solver.report([loss()]))
-            assert broken == [] and total == [pytest.approx(float(loss().item()), rel=1e-5)]
-            solver.step(iteration)
-        wanted, momentum = reference(values, slopes, config, (1, 2, 3))
-        for name in values:
-            np.testing.assert_allclose(parameters[name].numpy(), wanted[name], rtol=1e-5)
-            np.testing.assert_allclose(solver.momentum()[name], momentum[name], rtol=1e-5)
-        solver.backward(loss() * float("inf"))
-        assert set(solver.read_report(solver.report([loss()]))[1]) == set(values)
+def test_steps_together_equal_sgd_written_out(config, where, monkeypatch):
+    for operator in (many.sgd, many.report):
+        monkeypatch.setattr(solver_module, operator.__name__, partial(operator, kernels=where(many.KERNELS)))
+    monkeypatch.setattr(solver_module, "AT_ONCE", 2)
+    values, slopes, parameters, loss = quadratic(0, layers=3)
+    solver = Solver(parameters, config)
+    if not jt.flags.use_cuda:
+        solver._sgd.step = solver._step_together  # a CPU steps them one by one, unless it is made to do as a GPU does
+    for iteration in (1, 2, 3):
+        solver.backward(loss())
+        total, broken = solver.read_report(solver.report([loss(), 2 * loss()]))
+        assert broken == [] and total == [pytest.approx(float(loss().item()) * factor, rel=1e-5) for factor in (1, 2)]
+        solver.step(iteration)
+    wanted, momentum = reference(values, slopes, config, (1, 2, 3))
+    for name in values:
+        np.testing.assert_allclose(parameters[name].numpy(), wanted[name], rtol=1e-5)
+        np.testing.assert_allclose(solver.momentum()[name], momentum[name], rtol=1e-5)
+    solver.backward((parameters["1.weight"] * jt.array(np.float32([np.inf, 1]))).sum() + parameters["2.bias"].sum())
+    assert solver.read_report(solver.report([loss()]))[1] == ["1.weight"]
+
+
+def test_factors_multiply_the_gradients(config):
+    values, slopes, parameters, loss = quadratic(3)
+    solver = Solver(parameters, config)
+    solver.clear()
+    solver.add(loss(), 2.0)
+    solver.add(loss())
+    solver.scale(2.0)
+    for name, gradient in solver.gradients().items():
+        np.testing.assert_allclose(gradient.numpy(), 6 * slopes[name] * values[name], rtol=1e-6)
+
+
+def test_a_norm_whose_square_is_beyond_float32_is_shortened_too(config):
+    one, other = jt.array(np.float32([1])), jt.array(np.float32([1]))
+    solver = Solver({"one": one, "other": other}, config)
+    solver.backward((1.5e19 * (one + other)).sum())
+    assert solver.clip(1) == pytest.approx(1.5e19 * 2**0.5)
+    assert [value.numpy().tolist() for value in solver.gradients().values()] == [[pytest.approx(0.5**0.5)]] * 2
 
 
 def test_a_scaled_loss_gives_the_same_bits(config):
@@ -123,6 +150,8 @@ def test_momentum_moves_to_another_solver(config):
     other.load_momentum(buffers)
     for name in buffers:
         assert np.array_equal(other.momentum()[name], buffers[name])
+    other.load_momentum({name: value.astype("f8") for name, value in buffers.items()})  # as another optimizer may keep it
+    assert all(value.dtype == np.float32 for value in other.momentum().values())
     other.backward(sum((0.5 * jt.array(slopes[name]) * fresh[name].sqr()).sum() for name in fresh))
     other.step(2)
     solver.backward(loss())
