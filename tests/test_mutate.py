@@ -49,6 +49,7 @@ def test_every_mistake_is_one_change_of_a_module_that_still_compiles(mutate, tmp
         compile(mutant.source, "small.py", "exec")
         differing = [a for a, b in zip(mutant.source.splitlines(), original.splitlines()) if a != b]
         assert len(differing) == 1, mutant.change
+    assert {mutant.text for mutant in mutants if mutant.change.startswith("value < 0 ")} == {"if value < 0 or not value:"}
     assert len({mutant.source for mutant in mutants}) == len(mutants)
     assert [mutant.line for mutant in mutants] == sorted(mutant.line for mutant in mutants)
 
@@ -58,3 +59,49 @@ def test_modules_and_their_tests_exist(mutate):
         assert (ROOT / module).is_file(), module
         for test in tests:
             assert (ROOT / test).exists(), test
+
+
+EXCUSES = """# What this file is for.
+
+small.py
+    LIMIT: int = 3
+        3  ->  4
+            Nobody asks.
+    if value < 0 or not value:
+        not value  ->  value
+            A reason.
+    if value <= 0:
+        0  ->  1
+            Another reason.
+other.py
+    a line
+        1  ->  2
+            A third.
+"""
+
+
+def test_excuses_are_told_and_stale_ones_are_an_error(mutate, tmp_path, monkeypatch, capsys):
+    (tmp_path / "excused.txt").write_text(EXCUSES)
+    excuses = mutate.read_excuses(tmp_path / "excused.txt")
+    assert excuses["other.py"] == {("a line", "1  ->  2"): "A third."} and len(excuses["small.py"]) == 3
+    path = tmp_path / "small.py"
+    path.write_text(MODULE)
+    missed = {"3  ->  4", "2  ->  3"}
+    passing = {mutant.source for mutant in mutate.mutants_of(path) if mutant.change in missed} | {MODULE}
+    monkeypatch.setattr(mutate, "ROOT", tmp_path)
+    monkeypatch.setattr(mutate, "run_tests", lambda path, source, tests, limit: (source in passing, 0.1))
+    planted = len(mutate.mutants_of(path))
+    count = mutate.measure(path, [], 1, excuses["small.py"])
+    assert count == mutate.Count(planted=planted, noticed=planted - 2, excused=1, stale=2)
+    told = capsys.readouterr().out
+    assert "3  ->  4  (excused: Nobody asks.)" in told and f"small.py: {planted - 2} of {planted} noticed, 1 excused" in told
+    assert "no such mistake any more: if value <= 0:  [0  ->  1]" in told
+    assert "the tests notice it: if value < 0 or not value:  [not value  ->  value]" in told
+    assert mutate.measure(path, [], planted, excuses["small.py"]) == mutate.Count(1, 0, 1, 1)  # the first alone, which is 3 -> 4
+
+
+def test_every_excuse_stands_for_a_mistake_and_gives_a_sentence(mutate):
+    for module, excuses in mutate.read_excuses(mutate.EXCUSED).items():
+        assert module in mutate.TARGETS
+        assert mutate.without_place(excuses, mutate.mutants_of(ROOT / module)) == []
+        assert all(why.endswith(".") and len(why) > 20 for why in excuses.values())
