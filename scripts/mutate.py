@@ -58,7 +58,7 @@ TARGETS = {  # module -> its tests
     "jrdp/interchange/matching.py": ["tests/interchange/test_matching.py", "tests/interchange/test_imagenet_weights.py"],
     "jrdp/engine/solver.py": ["tests/engine/test_solver.py", "tests/engine/test_steps.py"],
     "jrdp/engine/loss_scale.py": ["tests/engine/test_steps.py"],
-    "jrdp/engine/validation.py": ["tests/engine/test_train_from_python.py"],
+    "jrdp/engine/validation.py": ["tests/engine/test_validation.py", "tests/engine/test_train_from_python.py"],
 }
 COMMON = "numpy PIL.Image cv2 pycocotools.cocoeval matplotlib.figure pydantic yaml pytest typer tqdm safetensors.numpy".split()
 COMPARISONS = {

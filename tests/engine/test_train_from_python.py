@@ -14,7 +14,6 @@ from jrdp.data.own import GIVEN
 from jrdp.dataset_tools.sample import write_sample
 from jrdp.engine.checkpoint import load_checkpoint
 from jrdp.engine.start import fill_partly, read_start, start_from_scratch
-from jrdp.engine.validation import Best, better
 from jrdp.errors import UserError
 from jrdp.interchange import WeightFile, match_part
 from jrdp.models.rdpnet import RDPNet
@@ -206,17 +205,6 @@ def test_tests_on_the_way_change_nothing_in_the_training(sample, tested, tmp_pat
     _, out, _, _ = tested
     train(settings(sample, 4), tmp_path / "run")
     assert same_weights(tmp_path / "run" / "final.safetensors", out / "final.safetensors")
-
-
-def test_the_best_is_the_largest_mean_over_the_test_sets_and_the_first_of_equals():
-    def metrics(*aps):
-        return {str(k): {"bbox": {"AP": 0.9}, "segm": {"AP": ap}} for k, ap in enumerate(aps)}
-
-    best = Best()
-    assert better(best, metrics(0.0), 1)
-    assert better(best, metrics(0.2, 0.4), 2) and best.iteration == 2 and best.ap == pytest.approx(0.3)
-    assert not better(best, metrics(0.3), 3) and not better(best, None, 4)
-    assert better(best, metrics(0.5, 0.2), 5) and best.iteration == 5
 
 
 @pytest.mark.parametrize(
