@@ -150,14 +150,20 @@ def test_momentum_moves_to_another_solver(config):
     other.load_momentum(buffers)
     for name in buffers:
         assert np.array_equal(other.momentum()[name], buffers[name])
-    other.load_momentum({name: value.astype("f8") for name, value in buffers.items()})  # as another optimizer may keep it
-    assert all(value.dtype == np.float32 for value in other.momentum().values())
     other.backward(sum((0.5 * jt.array(slopes[name]) * fresh[name].sqr()).sum() for name in fresh))
     other.step(2)
     solver.backward(loss())
     solver.step(2)
     for name in values:
         assert np.array_equal(fresh[name].numpy(), parameters[name].numpy())
+
+
+def test_momentum_kept_in_half_precision_is_widened(config):
+    _, _, parameters, _ = quadratic(2)
+    solver = Solver(parameters, config)
+    solver.load_momentum({name: np.full(value.shape, 0.1, np.float16) for name, value in solver.momentum().items()})
+    for value in solver.momentum().values():
+        assert value.dtype == np.float32 and (value == np.float32(np.float16(0.1))).all()
 
 
 def test_momentum_that_does_not_fit_is_refused(config):
