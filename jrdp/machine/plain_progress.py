@@ -16,6 +16,9 @@ from contextlib import suppress
 from typing import Optional, Tuple
 
 _STDERR = 2
+_END = b"\x04"  # the last line that the process reads: others, as Jittor's compile pool, hold the pipe for as long as we live
+_LAST_STATE = ["-e", "s/[ \r]*$//", "-e", "s/.*\r//"]
+_UNTIL_END = ["-e", "/\x04$/!b usual", "-e", "s/\x04$//", *_LAST_STATE, "-e", "/./p", "-e", "q", "-e", ":usual", *_LAST_STATE, "-e", "p"]
 _between: Optional[Tuple[int, subprocess.Popen]] = None  # the true standard error, and the process before it
 
 
@@ -26,7 +29,7 @@ def begin() -> None:
         if _between is not None or os.isatty(_STDERR) or shutil.which("sed") is None:
             return
         process = subprocess.Popen(
-            ["sed", "-u", "-e", "s/[ \r]*$//", "-e", "s/.*\r//"],
+            ["sed", "-n", "-u", *_UNTIL_END],
             stdin=subprocess.PIPE, stdout=_STDERR, stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for this process, which still has something to say
         )
@@ -44,9 +47,11 @@ def end() -> None:
         return
     (saved, process), _between = _between, None
     _flush()
+    with suppress(OSError):  # somebody has ended it
+        os.write(_STDERR, _END + b"\n")
     os.dup2(saved, _STDERR)
     os.close(saved)
-    with suppress(subprocess.TimeoutExpired):  # a child of this process may live on and hold the pipe
+    with suppress(subprocess.TimeoutExpired):  # what reads our standard error may not go on
         process.wait(timeout=2)
 
 

@@ -34,6 +34,27 @@ def test_what_a_crash_says_comes_through():
     assert done.returncode < 0 and done.stderr.endswith(b"plain\njrdp: error: text\n")
 
 
+def test_the_end_does_not_wait_for_others_that_hold_the_pipe():
+    # Jittor's compile pool does: every command whose standard error was no terminal took two seconds longer.
+    script = """
+import os, sys, time
+from jrdp.machine import plain_progress
+plain_progress.begin()
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+os.write(2, b"one\\rtwo\\nhalf a line \\r")
+began = time.monotonic()
+plain_progress.end()
+print(time.monotonic() - began)
+os.kill(child, 9)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1
+    assert done.stderr == "two\nhalf a line\n"
+
+
 def test_a_terminal_is_left_alone():
     ours, theirs = pty.openpty()
     subprocess.run([sys.executable, "-c", SCRIPT], stderr=theirs, check=True)
