@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from typing import List, NamedTuple, Tuple
 
 import jittor as jt
 import numpy as np
@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from .compile import Kernels
 
-KERNELS = Kernels(cpu=None, cuda="paste.cuh")
+KERNELS = Kernels(cpu="paste_cpu.h", cuda="paste.cuh")
 
 
 def paste_masks(
@@ -36,8 +36,13 @@ def paste_masks(
     """
     probabilities, boxes = _check(probabilities, boxes, height, width)
     masks = np.zeros((len(boxes), height, width), bool)
-    for mask, (rows, columns, inside) in zip(masks, _paste(probabilities, boxes, height, width, threshold)):
-        mask[rows.first : rows.last, columns.first : columns.last] = inside
+    spans = _spans(probabilities, boxes, height, width)
+    words, starts = _paste(probabilities, spans, threshold)
+    for mask, (rows, columns), start, end in zip(masks, spans, starts, starts[1:]):
+        if end > start:
+            bits = np.unpackbits(words[start:end].view(np.uint8), bitorder="little").reshape(columns.count, -1)
+            there = slice(rows.first, rows.first + rows.count), slice(columns.first, columns.first + columns.count)
+            mask[there] = bits[:, : rows.count].T
     return masks
 
 
@@ -48,9 +53,9 @@ def paste_mask_rle(
     probabilities, boxes = _check(probabilities, boxes, height, width)
     if len(boxes) == 0:
         return []
-    pasted = _paste(probabilities, boxes, height, width, threshold)
-    runs = [{"size": [height, width], "counts": _runs(*part, height, width)} for part in pasted]
-    packed = coco_mask.frPyObjects(runs, height, width)
+    spans = _spans(probabilities, boxes, height, width)
+    runs = _runs(*_paste(probabilities, spans, threshold), spans, height, width)
+    packed = coco_mask.frPyObjects([{"size": [height, width], "counts": counts} for counts in runs], height, width)
     return [{"size": [height, width], "counts": rle["counts"].decode("ascii")} for rle in packed]
 
 
@@ -60,76 +65,66 @@ class _Span(NamedTuple):
     low: int
     length: int
     first: int
-    last: int
+    count: int
 
 
-def _paste(
-    probabilities: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float
-) -> Iterator[tuple[_Span, _Span, np.ndarray]]:
-    """Yield for each mask its rows and columns, and the mask there: bool `[rows, columns]` of what is in the picture."""
-    spans = [
-        (_span(y1, y2, height), _span(x1, x2, width)) for x1, y1, x2, y2 in _expand(boxes, probabilities.shape[1])
-    ]
-    paste = paste_on_device if jt.flags.use_cuda else _paste_on_host
-    for (rows, columns), inside in zip(spans, paste(probabilities, spans, threshold)):
-        yield rows, columns, inside
+Spans = List[Tuple[_Span, _Span]]  # of each mask the rows, and the columns
 
 
-def _paste_on_host(
-    probabilities: np.ndarray, spans: list[tuple[_Span, _Span]], threshold: float
-) -> Iterator[np.ndarray]:
-    padded = np.pad(probabilities, ((0, 0), (1, 1), (1, 1)))
-    size, level = padded.shape[1], np.float32(threshold)
-    for probability, (rows, columns) in zip(padded, spans):
-        # Columns first, while there are only M + 2 rows of them.
-        yield _blend(_blend(probability.T, *_taps(columns, size)).T, *_taps(rows, size)) > level
+def _spans(probabilities: np.ndarray, boxes: np.ndarray, height: int, width: int) -> Spans:
+    grown = _expand(boxes, probabilities.shape[1])
+    return [(_span(y1, y2, height), _span(x1, x2, width)) for x1, y1, x2, y2 in grown]
 
 
-def paste_on_device(
-    probabilities: np.ndarray, spans: list[tuple[_Span, _Span]], threshold: float, kernels: Kernels = KERNELS
-) -> Iterator[np.ndarray]:
-    """The same bits from the GPU, a bit a pixel, fetched once for all masks."""
-    counts = [((rows.last - rows.first + 31) // 32, columns.last - columns.first) for rows, columns in spans]
-    sizes = [words * columns for words, columns in counts]
-    total = sum(sizes)
+def _paste(probabilities: np.ndarray, spans: Spans, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """What of each mask is in the picture, a bit a pixel, fetched once for all masks.
+
+    Returns:
+        words: little-endian uint32, mask after mask, of each its columns from left to right, of each its rows from the
+            lowest bit of the first of `_words(rows)` words on; the last bit of a column is always zero.
+        starts: int64 `[K + 1]`, where the words of each mask begin, and their number.
+    """
+    sizes = [_words(rows) * columns.count for rows, columns in spans]
+    starts = np.cumsum([0, *sizes])
+    total = int(starts[-1])
     if total == 0:
-        yield from (np.zeros((r.last - r.first, c.last - c.first), bool) for r, c in spans)
-        return
+        return np.zeros(0, "<u4"), starts
     if total >= 2**31:
         raise ValueError(f"{len(spans)} masks of {total * 32} pixels are too many at once: paste fewer of them together")
-    starts = np.cumsum([0, *sizes])
-    numbers = [
-        [side for span in pair for side in (span.low, span.length, span.first, span.last - span.first)] for pair in spans
-    ]
+    numbers = [[*rows, *columns] for rows, columns in spans]
     plan = np.concatenate([np.array(numbers, np.int32), starts[:-1, None].astype(np.int32)], axis=1)
-    source = (
-        'paste_run(in0_p, in1_p, in0_shape0, in0_shape1, data["threshold"], (int)data["most"], out0_p);'
-    )
+    source = 'paste_run(in0_p, in1_p, in0_shape0, in0_shape1, data["threshold"], (int)data["most"], out0_p);'
     inputs = [jt.array(np.ascontiguousarray(probabilities)), jt.array(plan)]
     data = {"threshold": threshold, "most": max(sizes)}
-    words = kernels.run(source, inputs, [[total]], ["int32"], data)[0].numpy()
-    bits = np.unpackbits(words.astype("<i4", copy=False).view(np.uint8), bitorder="little")
-    for (rows, columns), (in_column, _), start, end in zip(spans, counts, starts * 32, starts[1:] * 32):
-        inside = bits[start:end].reshape(columns.last - columns.first, in_column * 32)
-        yield inside[:, : rows.last - rows.first].T.astype(bool)
+    words = KERNELS.run(source, inputs, [[total]], ["int32"], data)[0].numpy()
+    return words.astype("<i4", copy=False).view("<u4"), starts
 
 
-def _runs(rows: _Span, columns: _Span, inside: np.ndarray, height: int, width: int) -> np.ndarray:
-    """COCO's runs (column-major, zeros first) of a picture whose mask is `inside` there and zero elsewhere."""
-    pixels = height * width
-    framed = np.zeros((inside.shape[1], inside.shape[0] + 2), bool)
-    framed[:, 1:-1] = inside.T
-    changes = np.flatnonzero(framed[:, 1:] != framed[:, :-1])  # of each column: begin, end, begin, end ...
-    column = changes // (inside.shape[0] + 1)
-    position = changes + column * (height - inside.shape[0] - 1) + (columns.first * height + rows.first)
-    edges = np.concatenate([[0], position, [pixels]])
-    runs = np.diff(edges)
-    # A run that goes on in the next column, over a gap of zero, is one; a last run of zero is left out.
-    gaps = 2 * np.flatnonzero(runs[2:-1:2] == 0) + 2
-    keep = np.ones(len(edges), bool)
-    keep[gaps] = keep[gaps + 1] = False
-    keep[-1] = runs[-1] != 0
-    return np.diff(edges[keep])
+def _words(rows: _Span) -> int:
+    return rows.count // 32 + 1  # paste.h says why
+
+
+def _runs(words: np.ndarray, starts: np.ndarray, spans: Spans, height: int, width: int) -> list[np.ndarray]:
+    """COCO's runs (column-major, zeros first) of the pictures that hold the masks and are zero elsewhere."""
+    # A bit that differs from the one before it begins or ends a run; before each column's first is a zero.
+    before = words << np.uint32(1)
+    before[1:] |= words[:-1] >> np.uint32(31)
+    changes = words ^ before
+    changed = np.flatnonzero(changes)
+    bits = np.flatnonzero(np.unpackbits(changes[changed].view(np.uint8), bitorder="little").view(bool))
+    word, bit = changed[bits // 32], bits % 32
+    mask = np.searchsorted(starts, word, side="right") - 1
+    rows, columns = np.array(spans, np.int64).reshape(-1, 2, 4)[mask].transpose(1, 2, 0)
+    column, in_column = np.divmod(word - starts[mask], rows[3] // 32 + 1)
+    position = (columns[2] + column) * height + rows[2] + in_column * 32 + bit  # begin, end, begin, end ... of a mask
+    # A run that goes on in the next column, over a gap of zero, is one.
+    gap = np.flatnonzero((position[1:] == position[:-1]) & (mask[1:] == mask[:-1]))
+    keep = np.ones(len(position), bool)
+    keep[gap] = keep[gap + 1] = False
+    parts = np.split(position[keep], np.searchsorted(mask[keep], np.arange(1, len(spans))))
+    edges = [np.concatenate([[0], part, [height * width]]) for part in parts]
+    runs = [np.diff(edge) for edge in edges]
+    return [run if run[-1] else run[:-1] for run in runs]  # no zeros after the last run: none are written
 
 
 def _expand(boxes: np.ndarray, size: int) -> list[list[int]]:
@@ -146,22 +141,7 @@ def _span(low: int, high: int, length: int) -> _Span:
     """The pixels low..high of a picture of that length; at least one is aimed at."""
     target = max(high - low + 1, 1)
     first = max(low, 0)
-    return _Span(low, target, first, max(min(low + target, high + 1, length), first))
-
-
-def _taps(span: _Span, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each pixel of `span` in the picture the two lines of the mask that it lies between, and the second's share."""
-    position = np.arange(span.first - span.low, span.last - span.low, dtype=np.float32)
-    position = np.float32(size / span.length) * (position + np.float32(0.5)) - np.float32(0.5)
-    position = np.maximum(position, np.float32(0))
-    near = np.minimum(position.astype(np.int64), size - 1)
-    far = np.minimum(near + 1, size - 1)
-    return near, far, position - near.astype(np.float32)
-
-
-def _blend(lines: np.ndarray, near: np.ndarray, far: np.ndarray, share: np.ndarray) -> np.ndarray:
-    share = share[:, None]
-    return lines[near] * (np.float32(1) - share) + lines[far] * share
+    return _Span(low, target, first, max(min(low + target, high + 1, length) - first, 0))
 
 
 def _check(probabilities, boxes, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,32 +6,9 @@
 // from the cache. Derived, not measured.
 #pragma once
 #include "cuda_launch.h"
-#include "host_device.h"
+#include "paste.h"
 
 const int kPasteThreads = 128;
-const int kPasteNumbers = 9;  // a mask: low, length, first, count of the rows; the same of the columns; first word
-
-// Where a pixel of the picture lies between the lines of the mask, with its border of zeros.
-struct PasteTap {
-    int near_line, far_line;
-    float share;
-};
-
-HOST_DEVICE PasteTap paste_tap(int pixel, int low, int length, int size) {
-    const float scale = (float)((double)size / (double)length);
-    float position = add_exact(multiply_exact(scale, add_exact((float)(pixel - low), 0.5f)), -0.5f);
-    position = position > 0.0f ? position : 0.0f;
-    PasteTap tap;
-    tap.near_line = (int)position < size - 1 ? (int)position : size - 1;
-    tap.far_line = tap.near_line + 1 < size - 1 ? tap.near_line + 1 : size - 1;
-    tap.share = add_exact(position, -(float)tap.near_line);
-    return tap;
-}
-
-HOST_DEVICE float paste_blend(float near_value, float far_value, float share) {
-    return add_exact(multiply_exact(near_value, add_exact(1.0f, -share)), multiply_exact(far_value, share));
-}
-
 HOST_DEVICE float paste_value(const float* mask, int side, int row, int column) {
     const bool inside = row > 0 && row <= side && column > 0 && column <= side;
     return inside ? mask[(row - 1) * side + column - 1] : 0.0f;
@@ -45,7 +22,7 @@ __global__ void __launch_bounds__(kPasteThreads)
     const int row_low = numbers[0], row_length = numbers[1], first_row = numbers[2], rows = numbers[3];
     const int column_low = numbers[4], column_length = numbers[5], first_column = numbers[6], columns = numbers[7];
     const float* mask = probabilities + (size_t)blockIdx.y * side * side;
-    const int words_a_column = (rows + 31) / 32;
+    const int words_a_column = paste_words(rows);
     const int word = blockIdx.x * kPasteThreads + threadIdx.x;
     if (word >= words_a_column * columns) return;
     const int column = word / words_a_column, start = word % words_a_column * 32;
