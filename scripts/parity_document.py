@@ -155,21 +155,22 @@ The other tolerances, also outer bounds of what the floor decides in `compare gr
 They are the defaults of `jrdp compare`; exceeding one makes the command exit with 1 and name what it was.
 """
 
+SUMS_OF = {"weights": "the gradient of its weights, to 4 channels, over 24 RoIs of 32x32"}
 SUMS = """\
 **Where the ratios come from.** Group norm, RoIAlign and losses add in double on the CPU; the convolutions do not. Jittor's oneDNN adds all
 products of an output one after the other in float32; PyTorch's convolutions add in several lanes. One 3x3 convolution of 128 channels as
-in the detection head, on the same input, its relative L2 distance to float64:
+in the detection head, on the same input, and the gradient of the weights of one as in the mask head; relative L2 distance to float64, one thread:
 
 {commands}
 
-| output channels | Jittor | PyTorch | float32, one chain | float32, eight chains |
+| sums of | Jittor | PyTorch | float32, one chain | float32, eight chains |
 | --- | --- | --- | --- | --- |
 {rows}
 
-So Jittor is at the one and PyTorch at the other, and the factor of the verdict is what the same reasoning gives for the widest convolution. That the gradients
-of the mask head's weights, sums over all pixels of all RoIs, have large ratios fits this, but was not traced further. The box regression's logits are
-sums of a few units that the exponential turns from an absolute error into a relative one; so there jrdp adds in eight lanes too (`Conv.in_lanes`), on CPUs
-and in training; the engine for CPUs has its own convolutions.
+So in a convolution Jittor is at the one and PyTorch at the other, and the factor of the verdict is what the same reasoning gives for the widest convolution.
+In the gradient of weights, a sum over all pixels of all RoIs, both are at the one: what differs between the two there comes from before. The box
+regression's logits are sums of a few units that the exponential turns from an absolute error into a relative one; so there jrdp adds in eight lanes too
+(`Conv.in_lanes`), on CPUs and in training; the engine for CPUs has its own convolutions.
 """
 
 NOT_EQUAL = """\
@@ -270,7 +271,7 @@ def _sums(out: Path) -> list[str]:
     for name in names:
         found.update(json.loads((out / name / "log").read_text(encoding="utf-8").strip().splitlines()[-1]))
     rows = [
-        f"| {outputs} | " + " | ".join(_short(found[side][outputs]) for side in ("jittor", "torch", "one chain", "eight chains")) + " |"
+        f"| {SUMS_OF.get(outputs, f'a convolution to {outputs} channels')} | " + " | ".join(_short(found[side][outputs]) for side in ("jittor", "torch", "one chain", "eight chains")) + " |"
         for outputs in found["jittor"]
     ]
     commands = "\n".join(f"    {_command(out, name)}" for name in names)

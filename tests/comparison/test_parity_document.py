@@ -77,7 +77,7 @@ def test_the_rounding_of_plain_sums_is_shown_beside_the_frameworks(document, tmp
         words = f"/opt/python scripts/parity_sums.py {name[5:]}"
         done(tmp_path, name, words, log="compiling\n" + json.dumps({side: {"4": value} for side, value in sides.items()}) + "\n")
     lines = document._sums(tmp_path)
-    assert "| 4 | 3e-07 | 7e-08 | 4e-07 | 6e-08 |" in lines and "    python scripts/parity_sums.py torch" in lines
+    assert "| a convolution to 4 channels | 3e-07 | 7e-08 | 4e-07 | 6e-08 |" in lines and "    python scripts/parity_sums.py torch" in lines
 
 
 def test_a_whole_training_has_a_document_with_its_curves(document, monkeypatch, tmp_path):
@@ -116,7 +116,7 @@ def test_one_float32_chain_is_rougher_than_eight():
     words = [sys.executable, str(ROOT / "scripts" / "parity_sums.py")]
     done = subprocess.run([*words, "chains"], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    assert all(2 * found["eight chains"][key] < found["one chain"][key] < 1e-6 for key in ("4", "128"))
+    assert all(2 * found["eight chains"][key] < found["one chain"][key] < 3e-6 for key in ("4", "128", "weights"))
     assert subprocess.run([*words, "else"], capture_output=True).returncode == 1
 
 
