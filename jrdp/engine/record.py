@@ -83,10 +83,11 @@ class Record:
             stream.write(b"[")
             for image_id, place, file_name in sorted(self._places):
                 lines.seek(place)
-                for entry in json.loads(lines.readline())["results"]:
-                    separator = ", " if detections else ""
-                    stream.write(f"{separator}{json.dumps({**entry, 'image_id': image_id, 'file_name': file_name})}".encode())
-                    detections += 1
+                found = json.loads(lines.readline())["results"]
+                entries = [{**entry, "image_id": image_id, "file_name": file_name} for entry in found]
+                separator = ", " if detections and entries else ""
+                stream.write(f"{separator}{json.dumps(entries)[1:-1]}".encode())
+                detections += len(entries)
             stream.write(b"]\n")
         if not keep:
             self._lines.path.unlink(missing_ok=True)
