@@ -292,6 +292,10 @@ def readable_files(folder: Path) -> dict:
 
     names = ("backbone.body.stem.conv1.weight", "backbone.body.stem.bn1.bias", "rpn.head.scales.0.scale")
     tensors = {name: np.arange(24, dtype=np.float32).reshape(2, 3, 4) for name in names}
+    # What a ResNet-50 is recognised by: another backbone's configuration is not asked any further.
+    last = [f"backbone.body.layer{stage + 1}.{blocks - 1}.conv3.weight" for stage, blocks in enumerate((3, 4, 6, 3))]
+    tensors.update({name: np.ones((1, 1, 1, 1), np.float32) for name in last})
+    tensors["backbone.body.layer1.0.conv2.weight"] = np.ones((64, 64, 1, 1), np.float32)
     file = interchange.WeightFile(tensors, iteration=3, metadata=native.header(Config(), 3))
     square = [2, 2, 12, 2, 12, 12, 2, 12]
     results = [{"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [2, 2, 10, 10], "segmentation": [square]}]

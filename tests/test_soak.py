@@ -53,3 +53,10 @@ def test_how_a_process_ended_is_judged(code, number, words):
         process.stdout.readline()
     assert soak.ended(process, number) == words
     process.stdout.close()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about what is damaged
+def test_every_sound_file_is_read_before_damaged_ones_are():
+    counted = soak.read_damaged(10, seed=0)
+    assert {".safetensors", ".pth", ".png", "results.json", ".yaml"} < set(counted)
+    assert all((count, notes) == (10, []) for count, notes in counted.values()), counted
