@@ -260,7 +260,8 @@ def _report_progress(log: Optional[Path], descriptor: int, done: threading.Event
     """Write to `descriptor` how far the compile has come whose output goes to `log`; silent for a fast import.
 
     Jittor says "Compiling ..." also when it only looks whether its files are up to date and is slow at it. What tells a
-    compile is a new cache folder or a new object file.
+    compile is a new cache folder or a new object file; without that word the file is of another process, which this one
+    may have to wait for.
     """
     started, since = time.monotonic(), time.time() - 1.0
     compiling, waiting = False, False
@@ -268,7 +269,8 @@ def _report_progress(log: Optional[Path], descriptor: int, done: threading.Event
     while not done.wait(2.0):
         elapsed = int(time.monotonic() - started)
         text = "" if log is None else log.read_text(errors="replace").replace("\r", "\n")
-        if not compiling and ("Create cache dir" in text or _object_file_since(since)):
+        ours = log is None or "Compiling" in text
+        if not compiling and ("Create cache dir" in text or (ours and _object_file_since(since))):
             compiling = True
             message = "Jittor compiles itself for this machine, once: 3 to 6 minutes on two cores ..."
             os.write(descriptor, f"{message}\n".encode())

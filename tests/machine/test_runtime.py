@@ -265,8 +265,8 @@ def test_an_interrupted_import_says_so(capfd):
 class Clock:
     """Lets the watcher run five times, ten seconds apart, and appends to the log in between."""
 
-    def __init__(self, log: Path, monkeypatch):
-        self.log, self.steps, self.now = log, iter(range(1, 6)), 0.0
+    def __init__(self, log: Path, monkeypatch, compiles: bool = True):
+        self.log, self.steps, self.now, self.compiles = log, iter(range(1, 6)), 0.0, compiles
         monkeypatch.setattr(importing.time, "monotonic", lambda: self.now)
 
     def wait(self, _seconds):
@@ -274,7 +274,7 @@ class Clock:
         self.now += 10
         if step is not None:
             looked_at = (f"Compiling jittor_core({i}/10) used: 1s eta: 1s" for i in range(1, 2 * step + 1))
-            self.log.write_text("[i ...]\n" + "\r".join(looked_at))
+            self.log.write_text("[i ...]\n" + "\r".join(looked_at) * self.compiles)
         return step is None
 
 
@@ -297,6 +297,12 @@ def test_the_progress_of_a_first_compile_is_reported(tmp_path, capfd, monkeypatc
 def test_a_slow_look_at_what_is_compiled_already_is_no_compile(tmp_path, capfd, monkeypatch, object_file):
     os.utime(object_file, (1, 1))  # older than this import
     importing._report_progress(tmp_path / "log", 2, Clock(tmp_path / "log", monkeypatch))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("waiting for Jittor")
+
+
+def test_another_process_that_compiles_is_waited_for(tmp_path, capfd, monkeypatch, object_file):
+    importing._report_progress(tmp_path / "log", 2, Clock(tmp_path / "log", monkeypatch, compiles=False))
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("waiting for Jittor")
 
