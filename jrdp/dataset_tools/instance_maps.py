@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Optional, Sequence
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -37,7 +38,8 @@ class Conversion:
 
     without_masks: pictures that no mask was found for; they are left out. without_instances: pictures whose mask is
     all background; they are in the json. filled_holes: instances whose holes the polygons do not show. left_out: a line
-    about what else lies among the pictures.
+    about what else lies among the pictures. several, bordered: masks with several instances, and those of them whose last
+    instance runs along the others, as a border does.
     """
 
     out: Path
@@ -47,6 +49,8 @@ class Conversion:
     without_instances: list[str] = field(default_factory=list)
     filled_holes: int = 0
     left_out: Optional[str] = None
+    several: int = 0
+    bordered: int = 0
 
     def text(self) -> str:
         lines = [f"{self.out}: {self.pictures} pictures, {self.instances} instances"]
@@ -58,6 +62,11 @@ class Conversion:
             lines.append(f"  without instances: {', '.join(self.without_instances)}")
         if self.filled_holes:
             lines.append(f"  {self.filled_holes} instances have holes, which polygons fill: RLE keeps them")
+        if self.bordered > 0.9 * self.several:
+            lines.append(
+                f"  in {self.bordered} of {self.several} masks with several instances the largest value runs along the others, as "
+                "a border does: if it is no instance, leave it out (--ignore 255, as in Pascal VOC)"
+            )
         return "\n".join(lines)
 
 
@@ -104,6 +113,8 @@ def convert_instance_maps(
         instances = read_instances(source, shape, ignore, variable, soft)
         if not instances:
             result.without_instances.append(path.name)
+        result.several += len(instances) > 1
+        result.bordered += len(instances) > 1 and _borders(instances)
         image_id = len(entries) + 1
         entries.append({"id": image_id, "file_name": path.name, "width": picture.width, "height": picture.height})
         for mask in instances:
@@ -204,6 +215,13 @@ def _some(names) -> str:
 def _fitting(mask: np.ndarray, source, shape: tuple[int, int]) -> np.ndarray:
     _fit(mask, source, shape)
     return mask
+
+
+def _borders(instances: list[np.ndarray]) -> bool:
+    """Whether the last one takes most of the pixels around the others."""
+    others = np.logical_or.reduce(instances[:-1])
+    around = cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~others
+    return bool(around.any() and instances[-1][around].mean() > 0.8)
 
 
 def _fit(array: np.ndarray, source, shape: tuple[int, int]) -> None:

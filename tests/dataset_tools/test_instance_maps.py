@@ -159,6 +159,23 @@ def test_ignored_values_and_empty_maps(folders, tmp_path):
     assert (result.pictures, result.instances, result.without_instances) == (2, 2, ["b.png"])
 
 
+def test_a_border_that_would_be_an_instance_is_told(folders, tmp_path):
+    images, masks = folders
+    labels = np.zeros((40, 60), np.uint8)
+    labels[3:19, 3:29] = labels[8:37, 33:57] = 255
+    labels[6:16, 6:26], labels[11:34, 36:54] = 1, 2
+    Image.fromarray(labels).save(masks / "a.png")
+    out = tmp_path / "out.json"
+    told = convert_instance_maps(masks, images, out).text()
+    assert "in 1 of 1 masks with several instances the largest value runs along the others" in told and "--ignore 255" in told
+    assert "runs along" not in convert_instance_maps(masks, images, out, ignore=(255,)).text()
+    for value in (3, 1):  # a third instance, and one in two parts
+        labels[labels == 255] = 0
+        labels[20:24, 2:30] = value
+        Image.fromarray(labels).save(masks / "a.png")
+        assert "runs along" not in convert_instance_maps(masks, images, out).text()
+
+
 def test_bad_input_names_the_file_and_writes_nothing(folders, tmp_path):
     images, masks = folders
     out = tmp_path / "out.json"
