@@ -120,3 +120,8 @@ def test_a_picture_alone_and_overlaps_that_equal_a_threshold(pictures):
     nobody = np.full((1, 4), -1)
     alone = PictureMatches(1, np.arange(4), np.zeros(4), np.zeros(1, int), overlaps, nobody, nobody > 0)
     assert classify(alone, 0, 0.5).kinds.tolist() == [DUPLICATE, LOCALISATION, LOCALISATION, BACKGROUND]
+
+
+def test_a_detection_where_no_instance_is_points_at_none():
+    errors = classify(matched([(3, [5, 5, 9, 9], 0.5)])[2], 0, 0.5)
+    assert errors.kinds.tolist() == [BACKGROUND] and errors.targets.tolist() == [-1] and len(errors.missed) == 0
