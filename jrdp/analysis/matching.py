@@ -56,11 +56,11 @@ def _from_record(image_id: int | str, record: dict, coco_eval: COCOeval) -> Pict
     return PictureMatches(
         image_id=image_id,
         detections=np.array(record["dtIds"], dtype=np.int64) - 1,
-        scores=np.array(record["dtScores"], dtype=np.float64),
+        scores=np.array(record["dtScores"]),
         instances=np.array(ids, dtype=np.int64) - 1,
         ious=ious,
         matches=matches,
-        ignored=np.asarray(record["dtIgnore"], dtype=bool).reshape(thresholds, count),
+        ignored=record["dtIgnore"],
     )
 
 
@@ -77,15 +77,12 @@ def precision_curve(scores: np.ndarray, hits: np.ndarray, total: int) -> np.ndar
     scores: `[N]` in the order of evaluation (equal scores keep it). hits: bool `[N]`. total: the number of
     instances, at least 1.
     """
-    if len(scores) == 0:
-        return np.zeros(len(RECALLS))
     order = np.argsort(-np.asarray(scores), kind="mergesort")
     found = np.cumsum(np.asarray(hits)[order])
     recall = found / total
     precision = found / np.arange(1, len(order) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    reached = np.searchsorted(recall, RECALLS)
-    return np.where(reached < len(order), precision[np.minimum(reached, len(order) - 1)], 0.0)
+    return np.append(precision, 0.0)[np.searchsorted(recall, RECALLS)]  # beyond the last detection nothing is found
 
 
 def average_precision(pictures: Sequence[PictureMatches], threshold: int) -> float:

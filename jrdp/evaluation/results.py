@@ -90,7 +90,7 @@ def check_results(
         if not finite_numbers([score]):
             found = f"score is {score!r:.60}" if "score" in entry else f"its entries are {', '.join(map(str, entry)):.200}"
             raise UserError(f"{place} has no finite score (a number): {found}")
-        result = {"id": position + 1, "image_id": image["id"], "category_id": 1, "score": float(score), "iscrowd": 0}
+        result = {"id": position + 1, "image_id": image["id"], "category_id": 1, "score": float(score)}
         if ground_truth.iou_type == "bbox":
             result["bbox"] = _box(entry.get("bbox"), place)
             result["area"] = result["bbox"][2] * result["bbox"][3]

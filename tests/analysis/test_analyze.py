@@ -133,6 +133,7 @@ def test_perfect_and_empty_results(iou_type):
     assert all(value == 1.0 for value in full.breakdown["all"].averages().values())
     assert all(row["AP"] == 1.0 for row in full.counts if row["salient_instances"] != "0")
     assert empty.metrics["AP"] == 0.0 and empty.errors[0.5].counts["missed"] == len(truth["annotations"])
+    assert empty.shown_above == 0.0
     assert empty.errors[0.5].gains["missed"] == 1.0 and empty.breakdown["all"].averages()["BG"] == 0.0
 
 

@@ -52,7 +52,7 @@ def test_positions_order_and_overlaps(pictures):
     assert second.matches.tolist() == [[-1]] * 10 and second.ious.tolist() == [[0]]
     assert len(third.detections) == len(third.scores) == len(third.instances) == 0
     assert third.ious.shape == (0, 0) and third.matches.shape == third.ignored.shape == (10, 0)
-    assert third.matches.dtype == np.int64 and third.ignored.dtype == bool
+    assert third.detections.dtype == third.instances.dtype == third.matches.dtype == np.int64 and third.ignored.dtype == bool
 
 
 def test_average_precision_of_the_pictures(pictures):
@@ -123,5 +123,7 @@ def test_a_picture_alone_and_overlaps_that_equal_a_threshold(pictures):
 
 
 def test_a_detection_where_no_instance_is_points_at_none():
-    errors = classify(matched([(3, [5, 5, 9, 9], 0.5)])[2], 0, 0.5)
+    picture = matched([(3, [5, 5, 9, 9], 0.5)])[2]
+    assert picture.ious.shape == (1, 0) and picture.instances.dtype == np.int64
+    errors = classify(picture, 0, 0.5)
     assert errors.kinds.tolist() == [BACKGROUND] and errors.targets.tolist() == [-1] and len(errors.missed) == 0

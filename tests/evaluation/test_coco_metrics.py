@@ -22,7 +22,7 @@ from jrdp.evaluation.coco_metrics import (
 )
 from jrdp.evaluation.curves import write_pr_curves
 from jrdp.evaluation.ground_truth import GroundTruth, load_ground_truth
-from jrdp.evaluation.results import box_results, write_results
+from jrdp.evaluation.results import box_results, check_results, mask_results, write_results
 from jrdp.evaluation.rle import encode_masks
 
 IOU_TYPES = ("bbox", "segm")
@@ -294,6 +294,34 @@ def test_boxes_of_another_convention_are_no_ap_of_0():
             evaluate({**dataset, "annotations": shapes}, [], iou_type)
 
 
+def with_box(dataset, results, box):
+    """The same with this box in each picture; only the first three have ground truth."""
+    dataset = {**dataset, "annotations": [{**entry, "bbox": box} for entry in dataset["annotations"][:3]]}
+    return dataset, [{**result, "bbox": box} for result in results]
+
+
+def test_boxes_are_refused_where_most_are_of_another_convention():
+    dataset, results = pictures_with_boxes(8)
+    corners, shares = list(map(as_corners, results)), list(map(as_shares, results))
+    with pytest.raises(UserError, match="look like corners"):
+        evaluate(dataset, corners, "bbox")
+    assert evaluate(dataset, corners[:7], "bbox")["detections"] == 7  # too few to tell
+    assert evaluate(dataset, shares[:4] + results[4:], "bbox")["detections"] == 8
+    with pytest.raises(UserError, match="look like shares"):
+        evaluate(dataset, shares[:5] + results[5:], "bbox")
+    for box in ([60, 10, 50, 80], [10, 60, 20, 50], [30, 30, 30, 60], [30, 30, 60, 30]):  # one that cannot be corners
+        assert evaluate(dataset, [*corners[:7], {**corners[7], "bbox": box}], "bbox")["detections"] == 8
+
+
+def test_boxes_that_fit_are_taken_at_their_word_and_only_pictures_with_ground_truth_tell():
+    # 5, 5, 30, 30 would do as corners too: an overlap of 25 x 25 of 30 x 30. They fit better as they are.
+    assert evaluate(*with_box(*pictures_with_boxes(9), [5, 5, 30, 30]), "bbox")["AR1"] == 1
+    # 10, 10, 27, 27 are the corners of 10, 10, 17, 17; as width and height they overlap it by 17 x 17 of 27 x 27, 0.4.
+    dataset, results = with_box(*pictures_with_boxes(9), [10, 10, 17, 17])
+    with pytest.raises(UserError, match="look like corners"):
+        evaluate(dataset, list(map(as_corners, results)), "bbox")
+
+
 def test_pictures_may_be_named_where_their_id_belongs():
     dataset, results = pictures_with_boxes(3)
     named = [{**result, "image_id": f"{result['image_id']}.png"} for result in results]
@@ -326,6 +354,7 @@ def test_files(tmp_path):
     results = make_results(dataset)
     (tmp_path / "gt.json").write_text(json.dumps(dataset))
     write_results(tmp_path / "results.json", only(results, "segm"))
+    assert (tmp_path / "results.json").read_text().count("\n") <= 1, "a line for each number makes a large file"
     evaluation = evaluate_with_curves(tmp_path / "gt.json", str(tmp_path / "results.json"), "segm")
     assert evaluation.metrics == evaluate(dataset, results, "segm")
     write_metrics(tmp_path / "out" / "metrics.json", {"segm": evaluation.metrics})
@@ -364,8 +393,33 @@ def test_box_results_have_the_plus_one():
     (result,) = box_results(7, np.array([[10.5, 20, 30.25, 20]], np.float32), np.array([0.25], np.float32), 3)
     assert result == {"image_id": 7, "category_id": 3, "bbox": [10.5, 20.0, 20.75, 1.0], "score": 0.25}
     assert box_results(7, np.zeros((0, 4)), np.zeros(0)) == []
+    (wide,) = box_results(7, [[0.1, 2, 3, 4]], [0.5])
+    assert wide["bbox"][0] == float(np.float32(0.1))  # in the network's numbers, whatever holds them
     with pytest.raises(ValueError, match="1 detections but 2 scores"):
         box_results(7, np.zeros((1, 4)), np.zeros(2))
+
+
+def test_checked_results_are_numbered_from_one_and_know_their_area():
+    dataset, results = pictures_with_boxes(2)
+    given = [{**result, "bbox": [3, 4, 5, 6], "category_id": 9, "score": 1} for result in results]
+    assert check_results(given, load_ground_truth(dataset, "bbox")) == [
+        {"id": n + 1, "image_id": n, "category_id": 1, "score": 1.0, "bbox": [3.0, 4.0, 5.0, 6.0], "area": 30.0} for n in (0, 1)
+    ]
+    mask = np.zeros((1, 80, 100), bool)
+    mask[0, 10:30, 50] = mask[0, 29, 50:60] = True
+    dataset["annotations"] = []
+    found = {**given[0], "segmentation": encode_masks(mask)[0]}
+    (checked,) = check_results([found], load_ground_truth(dataset, "segm"))
+    assert (checked["bbox"], checked["area"]) == ([50, 10, 10, 20], 29)  # of the mask, not of the box beside it
+
+
+def test_mask_results():
+    rles = encode_masks(np.ones((2, 3, 4), bool))
+    one, other = mask_results("a", rles, np.array([0.5, 0.25]))
+    assert one == {"image_id": "a", "category_id": 1, "segmentation": {"size": [3, 4], "counts": rles[0]["counts"]}, "score": 0.5}
+    assert other["score"] == 0.25 and mask_results("a", rles, [1, 0], 3)[1]["category_id"] == 3
+    with pytest.raises(ValueError, match="2 detections but 1 scores"):
+        mask_results("a", rles, [0.5])
 
 
 def test_box_results_of_the_released_network(golden):
