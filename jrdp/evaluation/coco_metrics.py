@@ -84,8 +84,7 @@ def summarize(coco_eval: COCOeval) -> dict[str, float | int]:
     thresholds = coco_eval.params.iouThrs
 
     def average(values: np.ndarray) -> float:
-        defined = values[values > -1]
-        return float(defined.mean()) if defined.size else -1.0
+        return float(values.mean())  # where there is no instance of a size, they are -1 all of them
 
     metrics = {"AP": average(precision[:, :, 0, -1])}
     for percent in (50, 70, 75):

@@ -67,7 +67,7 @@ def has_segmentation(entry: dict) -> bool:
 
 def write_results(path: str | Path, results: list[dict]) -> None:
     """Write a COCO results file in one step."""
-    write_json(path, results, indent=None)
+    write_json(path, results)
 
 
 def check_results(

@@ -316,10 +316,10 @@ def test_boxes_are_refused_where_most_are_of_another_convention():
 def test_boxes_that_fit_are_taken_at_their_word_and_only_pictures_with_ground_truth_tell():
     # 5, 5, 30, 30 would do as corners too: an overlap of 25 x 25 of 30 x 30. They fit better as they are.
     assert evaluate(*with_box(*pictures_with_boxes(9), [5, 5, 30, 30]), "bbox")["AR1"] == 1
-    # 10, 10, 27, 27 are the corners of 10, 10, 17, 17; as width and height they overlap it by 17 x 17 of 27 x 27, 0.4.
+    # The corners of all but the upper two rows of 10, 10, 17, 17, an overlap of 0.88; as width and height they have 0.33.
     dataset, results = with_box(*pictures_with_boxes(9), [10, 10, 17, 17])
     with pytest.raises(UserError, match="look like corners"):
-        evaluate(dataset, list(map(as_corners, results)), "bbox")
+        evaluate(dataset, [as_corners({**result, "bbox": [10, 12, 17, 15]}) for result in results], "bbox")
 
 
 def test_pictures_may_be_named_where_their_id_belongs():
@@ -383,6 +383,7 @@ def test_table():
     metrics["segm"]["AP_small"] = -1.0
     lines = format_metrics(metrics).splitlines()
     assert lines[0].split() == ["%"] + list(METRIC_NAMES)
+    assert lines[0].startswith("%        AP   AP50   AP70   AP75  AP_small  ")
     assert lines[1].split() == ["bbox"] + [f"{100 * metrics['bbox'][name]:.1f}" for name in METRIC_NAMES]
     assert lines[2].split()[5] == "-"
     assert len({len(line) for line in lines[:3]}) == 1
@@ -468,6 +469,15 @@ def test_ground_truth_without_any_mask_is_refused():
     assert evaluate(dataset, [], "bbox")["AP"] == 0
 
 
+def test_instances_without_a_mask_are_counted():
+    dataset = make_dataset()
+    assert "without_mask" not in evaluate(dataset, [], "segm")
+    dataset["annotations"][0]["segmentation"] = []
+    metrics = {"bbox": evaluate(dataset, [], "bbox"), "segm": evaluate(dataset, [], "segm")}
+    assert "without_mask" not in metrics["bbox"] and metrics["segm"]["without_mask"] == 1
+    assert format_metrics(metrics).splitlines()[-1] == "1 instances have no mask, so that mask AP cannot reach 100"
+
+
 def test_a_crowd_without_a_shape_hides_nothing_behind_it():
     dataset = make_dataset()
     crowd = {**dataset["annotations"][0], "id": 1, "iscrowd": 1, "segmentation": []}
@@ -506,6 +516,8 @@ def test_detections_beyond_the_tenth_count_in_every_figure(iou_type):
     evaluation = evaluate_with_curves(dataset, results, iou_type)
     assert evaluation.metrics["AP"] == evaluation.metrics["AP50"] == pytest.approx(1 / 16)
     assert (evaluation.metrics["AR10"], evaluation.metrics["AR100"]) == (0, 1)
+    sizes = [evaluation.metrics[f"AP_{size}"] for size in ("small", "medium", "large")]
+    assert sorted(sizes) == [-1, -1, pytest.approx(1)]  # the wrong ones are of another size, which is no mistake there
     assert np.allclose(evaluation.curves.precision, 1 / 16) and np.allclose(evaluation.curves.scores[:, 1:], 0.5)
     assert (evaluation.curves.max_recall == 1).all()
 
