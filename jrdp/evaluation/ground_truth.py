@@ -54,14 +54,12 @@ def load_ground_truth(source: GroundTruthSource, iou_type: IouType) -> GroundTru
         if source.iou_type != iou_type:
             raise UserError(f"the ground truth was read for {source.iou_type}; read it again for {iou_type}")
         return source
-    if isinstance(source, COCO):
-        read = parse_annotations({"categories": [{"id": 1}], **source.dataset}, "ground truth")
-    elif isinstance(source, dict):
+    content = source.dataset if isinstance(source, COCO) else source
+    if isinstance(content, dict):
         # Classes make no difference here, so content that was made in Python may leave them out; a file may not.
-        read = parse_annotations({"categories": [{"id": 1}], **source}, "ground truth")
+        read, where = parse_annotations({"categories": [{"id": 1}], **content}, "ground truth"), "ground truth"
     else:
-        read = read_annotations(source)
-    where = "ground truth" if isinstance(source, (dict, COCO)) else str(source)
+        read, where = read_annotations(content), str(content)
     refuse_other_boxes(read, where)
     images = {
         image_id: {"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height}

@@ -188,6 +188,19 @@ def test_class_agnostic_and_safe_with_id_zero():
     assert evaluate(other, renamed, "segm") == expected
 
 
+def test_content_made_in_python_may_leave_the_classes_out(tmp_path):
+    dataset = make_dataset(pictures=3)
+    results = make_results(dataset)
+    expected = evaluate(dataset, results, "bbox")
+    del dataset["categories"]
+    coco = COCO()
+    coco.dataset = copy.deepcopy(dataset)
+    assert evaluate(dataset, results, "bbox") == evaluate(coco, results, "bbox") == expected
+    (tmp_path / "truth.json").write_text(json.dumps(dataset))
+    with pytest.raises(UserError, match="truth.json .*categories"):
+        evaluate(tmp_path / "truth.json", results, "bbox")
+
+
 def test_crowd_regions_are_ignored():
     dataset = make_dataset()
     results = make_results(dataset)
