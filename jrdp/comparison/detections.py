@@ -46,6 +46,8 @@ def compare_detections(
     """
     place = locate(dataset, config.data.root)
     raw = [read_results(path) for path in (first, second)]
+    if not any(raw):
+        raise UserError(f"neither {first} nor {second} holds a detection: there is nothing to compare")
     iou_type = "segm" if all(_has_masks(results) for results in raw) else "bbox"
     masks = [_some_masks(results) for results in raw]
     if iou_type == "bbox" and any(masks):

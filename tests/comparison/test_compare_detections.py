@@ -156,3 +156,10 @@ def test_bad_result_files_are_one_clear_line(tmp_path, dataset):
     with pytest.raises(UserError, match="image id 77"):
         run(tmp_path, dataset, [result(77, (0, 0, 5, 5), 0.5)], perfect())
     assert not (tmp_path / "out").exists()
+
+
+def test_two_files_without_a_detection_are_no_comparison(tmp_path, dataset):
+    with pytest.raises(UserError, match="neither .* holds a detection: there is nothing to compare"):
+        run(tmp_path, dataset, [], [])
+    passed, report = run(tmp_path, dataset, perfect(), [])
+    assert not passed and report["alone"][1] == 0 < report["alone"][0]
