@@ -84,13 +84,14 @@ class WorkerPool:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def wait_until_ready(self) -> None:
-        """Let every process set itself up, all at once; to be called before `submit`, or not at all.
-
-        Raises what `setup` raised, as `submit` says.
-        """
+    def start(self) -> None:
+        """Let every process set itself up, all at once, without waiting; to be called before `submit`, or not at all."""
         for worker in self._workers:
             worker.send_payload()
+
+    def wait_until_ready(self) -> None:
+        """`start`, and wait. Raises what `setup` raised, as `submit` says."""
+        self.start()
         for worker in self._workers:
             worker.wait_until_ready()
 

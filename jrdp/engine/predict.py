@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -62,14 +62,20 @@ Draw = Callable[[Drawing, Path, str], Callable[[], object]]
 
 
 def predict_files(
-    model: SalientInstanceModel, pictures: list[Path], out: Path, threshold: float, record: Record | None = None
+    model: SalientInstanceModel,
+    pictures: list[Path],
+    out: Path,
+    threshold: float,
+    record: Record | None = None,
+    draw: Draw | None = None,
 ) -> list[str]:
     """Predict `pictures`, `test.batch_size` at a time, and write to the folder `out`, which exists.
 
     `predictions.json` holds every detection as COCO results with `file_name`; `NAME.png` (overlay) and
     `NAME_instances.png` (index mask) show those above `threshold`. A picture that cannot be read, or whose files
     cannot be written, is reported on standard error and skipped. Pictures are read ahead, and another process draws
-    and writes them while the network is at the next ones.
+    and writes them while the network is at the next ones: that of `draw`, which `drawing_process` gives, so that it can start
+    while the model is loaded; by default a new one.
 
     Returns:
         the messages of the pictures that failed.
@@ -77,7 +83,7 @@ def predict_files(
     if record is None:  # an empty one is false
         record = Record(out, {}, resume=False)
     tasks = record.remaining(tasks_of(pictures))
-    with _drawing(len(tasks)) as draw:
+    with drawing_process(len(tasks)) if draw is None else nullcontext(draw) as draw:
         return collect(zip(tasks, _outcomes(model, tasks, out, threshold, draw)), len(pictures), out, record)
 
 
@@ -161,13 +167,14 @@ def _draw_here(drawing: Drawing, out: Path, name: str) -> Callable[[], object]:
 
 
 @contextmanager
-def _drawing(pictures: int) -> Iterator[Draw]:
+def drawing_process(pictures: int) -> Iterator[Draw]:
     """What draws: for more than a few pictures a process, since Jittor holds Python's lock while it computes."""
     if pictures <= _FEW:
         yield _draw_here
         return
     with WorkerPool(write_drawing, 1, "process that draws", _ADVICE, {"OMP_NUM_THREADS": "1"}, protected_there()) as pool:
         try:
+            pool.start()
             yield lambda drawing, out, name: pool.submit(drawing, out, name).result
         except WorkerDied as error:
             raise UserError(str(error)) from error
