@@ -18,6 +18,7 @@ from jrdp.engine.network import for_prediction
 from jrdp.engine.weights import check_finite
 from jrdp.fast import FastNetwork
 from jrdp.interchange import WeightFile, native
+from jrdp.models.layers import without_initial_weights
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors
 from jrdp.ops import paste_mask_rle, paste_masks
@@ -144,7 +145,8 @@ def build(file: WeightFile, config: Config) -> SalientInstanceModel:
 
 
 def _filled(file: WeightFile, config: Config) -> RDPNet:
-    network = RDPNet(config.model)
+    with without_initial_weights():
+        network = RDPNet(config.model)
     shapes = {name: tuple(value.shape) for name, value in named_tensors(network).items()}
     tensors = interchange.match(shapes, file).tensors
     check_finite(tensors, file.path)

@@ -1,8 +1,8 @@
 """Goes round the first import of Jittor, by whomever, and leaves the process as it found it.
 
 `import jrdp` puts a finder in front of the others that answers for the name "jittor" alone. A look-up of the name does
-nothing; an import prepares the machine first (`prepare.py`), and afterwards gives signals, handlers of crashes and the
-recursion limit back to the host. An import that failed or was interrupted is gone round again.
+nothing; an import prepares the machine first (`prepare.py`), and afterwards gives signals, handlers of crashes, the
+recursion limit and the state of random numbers back to the host. An import that failed or was interrupted is gone round again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import importlib.machinery
 import importlib.util
 import multiprocessing
 import os
+import random
 import re
 import signal
 import sys
@@ -83,7 +84,7 @@ class _JittorLoader(importlib.abc.Loader):
         home = jittor_home()
         temporary = {"PYTHONPATH": path, "JPY_PARENT_PID": os.environ.get("JPY_PARENT_PID", "0")}
         temporary.update(JITTOR_HOME=str(home), HOME=str(home_for_import(home)))
-        with _environment(**temporary), _recursion_limit(), _signals():
+        with _environment(**temporary), _recursion_limit(), _random_numbers(), _signals():
             _let_compilers_outlive_ctrl_c()
             self._loader.exec_module(module)
         module.flags.python_path = str(kernel_python(copy))
@@ -136,6 +137,19 @@ def _recursion_limit() -> Iterator[None]:
         yield
     finally:
         sys.setrecursionlimit(limit)
+
+
+@contextlib.contextmanager
+def _random_numbers() -> Iterator[None]:
+    """Leave Python's and NumPy's global generators as the host has seeded them: Jittor seeds both by the clock."""
+    numpy = sys.modules.get("numpy")
+    states = random.getstate(), numpy and numpy.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])
 
 
 @contextlib.contextmanager

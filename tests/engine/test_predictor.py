@@ -10,10 +10,14 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import jrdp
+from jrdp import interchange
+from jrdp.config import Config
 from jrdp.engine import predict
 from jrdp.engine.pictures import list_pictures, output_names
 from jrdp.engine.predict import coco_results, predict_files
 from jrdp.errors import UserError
+from jrdp.models.rdpnet import RDPNet
+from jrdp.models.state import named_tensors
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,17 @@ def test_an_opened_picture_is_turned_and_scaled_as_its_file_is(model, golden, tm
 def test_another_kind_of_argument_of_load_is_named(weights, argument, words):
     with pytest.raises(TypeError, match=words):
         jrdp.load(**{"weights": weights, "device": "cpu", **argument})
+
+
+def test_loading_draws_no_random_numbers_and_leaves_no_initial_weight(weights):
+    np.random.seed(3)
+    expected = np.random.rand()
+    np.random.seed(3)
+    network = jrdp.load(weights, device="cpu", overrides=["test.engine=plain"]).network
+    assert np.random.rand() == expected
+    stored = interchange.read(weights).tensors
+    assert all(np.array_equal(value.numpy(), stored[name]) for name, value in named_tensors(network).items())
+    assert np.abs(RDPNet(Config().model).rpn.head.cls_logits.weight.numpy()).max() > 0  # others start as they should
 
 
 def test_fast_engine_gives_the_same_predictions(weights, prediction, golden):

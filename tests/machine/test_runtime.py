@@ -320,6 +320,19 @@ sys.path.insert(0, str(site.absolute()))
 """
 
 
+def test_an_import_leaves_the_hosts_random_numbers_alone(tmp_path):
+    init = "import random, types, numpy; random.seed(9); numpy.random.seed(9); flags = types.SimpleNamespace(python_path='')"
+    code = """
+import random, numpy
+random.seed(1); numpy.random.seed(1)
+expected = random.random(), numpy.random.rand()
+random.seed(1); numpy.random.seed(1)
+import jrdp, jittor
+print((random.random(), numpy.random.rand()) == expected)
+"""
+    assert _fresh(_pretend_jittor(init) + code, tmp_path) == "True"
+
+
 def test_whoever_imports_jittor_gets_stable_kernels_and_pythons_signals(tmp_path):
     """Not only `start`: `import jittor` after `import jrdp` too. A pretend Jittor stands in."""
     code = """
