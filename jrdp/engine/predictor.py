@@ -120,7 +120,12 @@ class SalientInstanceModel:
         return self.predict_batch([picture])[0]
 
     def predict_batch(self, pictures: list) -> list[Prediction]:
-        """`predict` for several pictures, which share one run of the network, padded to the largest."""
+        """`predict` for several pictures, which share one run of the network, padded to the largest.
+
+        Raises as `predict`, and `TypeError` for a single picture.
+        """
+        if isinstance(pictures, (str, os.PathLike, Image.Image)) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+            raise TypeError("pictures: expected a list of pictures; predict takes a single one")
         photos = [_as_image(picture, self.upright) for picture in pictures]
         batch = batch_images([prepare_image(photo, self.config.input) for photo in photos])
         return [
@@ -136,12 +141,23 @@ def build(file: WeightFile, config: Config) -> SalientInstanceModel:
         UserError: if the file does not hold exactly the tensors of that network.
     """
     network = _filled(file, config)
-    path = file.path
+    return SalientInstanceModel(for_prediction(network, config), config, _ReadAgain(file.path, config))
 
-    def again() -> RDPNet:
-        return _filled(interchange.read(path), config)
 
-    return SalientInstanceModel(for_prediction(network, config), config, again)
+class _ReadAgain:
+    """Makes the network anew from its file; what keeps a model from being pickled with a file that may be another there."""
+
+    def __init__(self, path: str | Path, config: Config):
+        self._path, self._config = path, config
+
+    def __call__(self) -> RDPNet:
+        return _filled(interchange.read(self._path), self._config)
+
+    def __reduce__(self):
+        raise TypeError("a model is not sent to another process: call jrdp.load there, as in the initializer of a pool")
+
+    def __deepcopy__(self, memo) -> _ReadAgain:
+        return self
 
 
 def _filled(file: WeightFile, config: Config) -> RDPNet:

@@ -1,7 +1,9 @@
 """The Python face: `jrdp.load(...).predict(...)` and its files, against the released network's numbers."""
 
+import copy
 import json
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -64,6 +66,19 @@ def test_file_image_and_array_are_the_same_picture(model, prediction, golden):
     for other in (None, 3, [path], b"a.png"):
         with pytest.raises(TypeError, match=f"a file, a PIL image or an array, not {type(other).__name__}"):
             model.predict(other)
+
+
+def test_a_single_picture_is_no_list_of_pictures(model, golden):
+    path = golden / "imgs" / "b_267x400.png"
+    for single in (path, str(path), Image.open(path), np.asarray(Image.open(path))):
+        with pytest.raises(TypeError, match="predict takes a single one"):
+            model.predict_batch(single)
+
+
+def test_a_model_is_copied_but_not_sent_to_another_process(model):
+    assert copy.deepcopy(model).config == model.config
+    with pytest.raises(TypeError, match="call jrdp.load there"):
+        pickle.dumps(model)
 
 
 def test_an_opened_picture_is_turned_and_scaled_as_its_file_is(model, golden, tmp_path):
