@@ -10,6 +10,7 @@ from __future__ import annotations
 import jittor as jt
 
 from jrdp.fast.operators import ConvShape, to_nchw, to_nhwc, training_convolution
+from jrdp.machine.importing import is_forked
 
 
 def convolve(x, weight, bias=None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1) -> jt.Var:
@@ -23,7 +24,8 @@ def convolve(x, weight, bias=None, stride: int = 1, padding: int = 0, dilation: 
 class _Convolution(jt.Function):
     def execute(self, x, weight, stride, groups):
         n, channels, h, w = x.shape
-        self.shape = ConvShape(n, h, w, channels, weight.shape[0], weight.shape[2], stride, groups, False, False, True)
+        sizes = n, h, w, channels, weight.shape[0], weight.shape[2], stride, groups
+        self.shape = ConvShape(*sizes, relu=False, add=False, bfloat16=True, one_thread=is_forked())
         self.saved = to_nhwc(x, "bfloat16"), weight
         return to_nchw(training_convolution(self.shape, "forward", *self.saved))
 

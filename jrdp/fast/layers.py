@@ -10,6 +10,7 @@ import numpy as np
 
 from jrdp.fast import operators
 from jrdp.fast.operators import ConvShape
+from jrdp.machine.importing import is_forked
 
 GROUPS, EPS = 32, 1e-5  # of every group norm of the network
 MAX_LAYOUTS = 2  # packed copies of one layer's weights: small and large pictures can want different ones
@@ -73,7 +74,7 @@ class Convolution:
             return operators.winograd(x, self._winograd_weights(), self.bias, relu)
         sizes = n, h, w, self.in_channels, self.out_channels, self.kernel, self.stride, self.groups
         rounded = self.dtype == "bfloat16", (out or self.dtype) == "bfloat16"
-        shape = ConvShape(*sizes, relu, add is not None, *rounded)
+        shape = ConvShape(*sizes, relu, add is not None, *rounded, one_thread=is_forked())
         return operators.convolution(shape, x, self._direct_weights(shape), self.bias, add)
 
     @property

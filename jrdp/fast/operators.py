@@ -38,6 +38,7 @@ class ConvShape(NamedTuple):
     add: bool  # something is added before the ReLU
     bfloat16: bool = False  # how it multiplies, and how its input is kept
     out_bfloat16: bool = False  # how its output and what is added are kept
+    one_thread: bool = False  # whether one thread computes it, as in a forked process (`importing.is_forked`)
 
     @property
     def out_dtype(self) -> str:
@@ -79,7 +80,7 @@ def run_kernel(
 _SHAPE_SOURCE = """
 jrdp_fast::ConvShape shape{(int)data["n"], (int)data["h"], (int)data["w"], (int)data["in_channels"],
     (int)data["out_channels"], (int)data["kernel"], (int)data["stride"], (int)data["groups"],
-    data["relu"] != 0, data["add"] != 0, data["bfloat16"] != 0, data["out_bfloat16"] != 0};
+    data["relu"] != 0, data["add"] != 0, data["bfloat16"] != 0, data["out_bfloat16"] != 0, data["one_thread"] != 0};
 """
 
 # One operator with three tasks, because the primitives they share live in the one library that it is compiled to.

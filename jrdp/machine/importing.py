@@ -40,6 +40,8 @@ _SIGNALS = tuple(
 )
 _SIGACTION_BYTES = 512  # more than a `struct sigaction` of any system
 
+_forked = False
+
 
 def install() -> None:
     """Answer for "jittor" from now on; a second time changes nothing."""
@@ -91,6 +93,28 @@ class _JittorLoader(importlib.abc.Loader):
         # Threads that compile kernels at once. Where they replace convolutions they change, without a lock, what they
         # share: the more of them start together, the likelier one crashes. More than cores would gain nothing.
         module.flags.use_parallel_op_compiler = max(1, min(_COMPILERS, cores()))
+        _compute_on_one_thread_in_forked_children()
+
+
+def _compute_on_one_thread_in_forked_children() -> None:
+    """Let a process that is forked from this one (a pool of `multiprocessing`, a server's workers) compute on one thread.
+
+    It has no other of OpenMP's threads, and g++'s OpenMP, which does not know that, would wait for them for ever.
+    """
+
+    def forked() -> None:
+        global _forked
+        _forked = True
+        openmp.omp_set_num_threads(1)
+
+    with contextlib.suppress(OSError):  # another compiler's, which does know
+        openmp = ctypes.CDLL("libgomp.so.1")
+        os.register_at_fork(after_in_child=forked)
+
+
+def is_forked() -> bool:
+    """Whether this process was forked from one that had imported Jittor: the thread that it began with is to compute alone."""
+    return _forked
 
 
 def _let_compilers_outlive_ctrl_c() -> None:
@@ -99,6 +123,9 @@ def _let_compilers_outlive_ctrl_c() -> None:
     One that ended while it took the pool's lock would leave it locked, and at its end Python waits for that lock, for ever.
     They end with this process, as Jittor asks the system for; also those that it has not yet asked for then. A handler that
     does nothing, because a signal that is ignored would be so in the compiler that a worker runs, too.
+
+    They are forked, also where the host starts its own processes otherwise, or was itself started so: others would each
+    import the host's main module, and cannot be given a function that only this process has.
     """
     import jittor_utils
 
@@ -113,6 +140,7 @@ def _let_compilers_outlive_ctrl_c() -> None:
         signal.signal(signal.SIGINT, lambda _number, _frame: None)
 
     jittor_utils.pool_initializer = begin_and_stay
+    jittor_utils.Pool = multiprocessing.get_context("fork").Pool
 
 
 @contextlib.contextmanager

@@ -139,3 +139,38 @@ def test_no_module_changes_the_process_when_it_is_imported(path):
         if isinstance(call, ast.Call)
     }
     assert not called & changing
+
+
+def test_a_forked_process_computes_instead_of_waiting_for_its_parents_threads():
+    """As a pool of `multiprocessing` does, or a server that loads the model before it starts its workers."""
+    _run(
+        """
+import os, signal
+os.environ["OMP_NUM_THREADS"] = "3"
+import numpy as np
+from jrdp.machine import runtime
+runtime.start("cpu")
+import jittor as jt
+from jrdp.fast.layers import Convolution
+random = np.random.default_rng(0)
+def numbers(*shape): return random.normal(size=shape).astype(np.float32)
+x, weights = numbers(1, 16, 24, 256), numbers(256, 256, 3, 3)
+# The layout of weights that oneDNN wants depends on the number of threads, here for the last.
+layers = [Convolution(weights[:32], None), Convolution(weights, None), Convolution(numbers(512, 256, 1, 1), None, 2)]
+def computed():
+    plain = jt.nn.conv2d(jt.array(x.transpose(0, 3, 1, 2)), jt.array(weights), padding=1)
+    return [layer(jt.array(x), relu=True).numpy() for layer in layers] + [plain.numpy()]
+before = computed()
+child = os.fork()
+if not child:
+    signal.alarm(60)  # ends the child
+    os._exit(0 if all(np.allclose(a, b, atol=1e-3) for a, b in zip(before, computed())) else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    )
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_jittor_compiles_whatever_way_the_host_starts_processes(method):
+    """As in a process that was itself started so: a worker of a data loader or of a server."""
+    _run(f"import jrdp, multiprocessing; multiprocessing.set_start_method({method!r})\nimport jittor")

@@ -6,6 +6,7 @@
 // shared by all layers of one shape, at most kMaxPrimitives of them.
 #pragma once
 #include <dnnl.hpp>
+#include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -33,17 +34,27 @@ struct ConvShape {
     bool relu, add;
     bool bfloat16;      // how it multiplies, and how its input is kept; weights and bias come as float32
     bool out_bfloat16;  // how its output and addend are kept
+    bool one_thread;    // whether one thread computes it, whatever OpenMP has
 
     int pad() const { return kernel / 2; }
     int oh() const { return (h + 2 * pad() - kernel) / stride + 1; }
     int ow() const { return (w + 2 * pad() - kernel) / stride + 1; }
     std::vector<int> key() const {
-        return {n, h, w, ci, co, kernel, stride, groups, relu, add, bfloat16, out_bfloat16};
+        return {n, h, w, ci, co, kernel, stride, groups, relu, add, bfloat16, out_bfloat16, one_thread};
     }
     dnnl::memory::desc in_map(bool half) const { return {{n, ci, h, w}, number_type(half), dnnl::memory::format_tag::nhwc}; }
     dnnl::memory::desc out_map(bool half) const {
         return {{n, co, oh(), ow()}, number_type(half), dnnl::memory::format_tag::nhwc};
     }
+};
+
+// oneDNN divides a primitive's work among as many threads as there are when it is made.
+struct Threads {
+    const int before;
+    explicit Threads(const ConvShape& s) : before(omp_get_max_threads()) {
+        if (s.one_thread) omp_set_num_threads(1);
+    }
+    ~Threads() { omp_set_num_threads(before); }
 };
 
 struct Convolution {
@@ -126,6 +137,7 @@ inline auto first_fast(bool bfloat16, const Describe& describe) -> decltype(desc
 
 inline std::shared_ptr<Convolution> make_convolution(const ConvShape& s) {
     using namespace dnnl;
+    const Threads threads(s);
     const auto description = first_fast(s.bfloat16, [&](bool nhwc, bool half) { return describe(s, nhwc, half); });
     auto c = std::make_shared<Convolution>();
     c->run = convolution_forward(description);

@@ -18,6 +18,7 @@ struct TrainingConvolution {
 
 inline std::shared_ptr<TrainingConvolution> make_training_convolution(const ConvShape& s, Direction direction) {
     using namespace dnnl;
+    const Threads threads(s);
     const memory::dims strides{s.stride, s.stride}, pads{s.pad(), s.pad()};
     const auto how = algorithm::convolution_direct;
     const auto map = [](const memory::desc& map, bool nhwc) {
