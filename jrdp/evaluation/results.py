@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from jrdp.evaluation.ground_truth import GroundTruth
 
 
 _FEW_BOXES, _TELLING_BOXES = 8, 1000  # fewer do not tell how their numbers are meant, and so many are enough
+# How much better corners fit that are read as such: twice for small objects, and for those that fill their picture, or are
+# found badly, a quarter. Among the boxes of a set that could be corners, few other ones fit better as corners at all.
+_CLEARLY = 1.2
 
 
 def box_results(
@@ -96,7 +100,7 @@ def check_results(
             result["area"] = result["bbox"][2] * result["bbox"][3]
         else:
             if not has_segmentation(entry):
-                raise UserError(f"{place} has no segmentation; boxes alone can be evaluated as bbox only")
+                raise UserError(f"{place} has no segmentation; boxes alone are evaluated with --iou-type bbox")
             try:
                 result["segmentation"] = checked_rle(entry["segmentation"], image["height"], image["width"])
             except ValueError as error:
@@ -106,7 +110,24 @@ def check_results(
         checked.append(result)
     if ground_truth.iou_type == "bbox":
         _refuse_other_boxes(checked, ground_truth, where)
+    _tell_repetitions(checked, where)
     return checked
+
+
+def _tell_repetitions(results: list[dict], where: str) -> None:
+    """Say on standard error how many results are there again: only one of such can be right, and AP falls to half.
+
+    They come of pictures that several processes have tested, or of runs whose files were joined.
+    """
+    different = {
+        (result["image_id"], result["score"], *result["bbox"], str(result.get("segmentation"))) for result in results
+    }
+    again = len(results) - len(different)
+    if again:
+        print(
+            f"jrdp: {where}: {again} of {len(results)} results repeat another's picture, shape and score; each counts as wrong",
+            file=sys.stderr,
+        )
 
 
 def _refuse_other_boxes(results: list[dict], ground_truth: GroundTruth, where: str) -> None:
@@ -131,7 +152,7 @@ def _refuse_other_boxes(results: list[dict], ground_truth: GroundTruth, where: s
             near = bounds.get(result["image_id"], [])
             fits += max((overlap((x, y, right, bottom), other) for other in near), default=0)
             corners_fit += max((overlap((x, y, right - x, bottom - y), other) for other in near), default=0)
-        if corners_fit > 2 * fits:
+        if corners_fit > _CLEARLY * fits:
             form = "corners, [x1, y1, x2, y2]"
     if form:
         raise UserError(f"{where}: the boxes look like {form}, first {told[0]['bbox']}; bbox is [x, y, width, height] in pixels")

@@ -335,6 +335,27 @@ def test_boxes_that_fit_are_taken_at_their_word_and_only_pictures_with_ground_tr
         evaluate(dataset, [as_corners({**result, "bbox": [10, 12, 17, 15]}) for result in results], "bbox")
 
 
+def test_corners_of_objects_that_fill_their_pictures_are_no_lower_ap():
+    dataset, results = pictures_with_boxes(9)
+    for number, (annotation, result) in enumerate(zip(dataset["annotations"], results)):
+        annotation["bbox"] = result["bbox"] = [10 + number, 8, 80 - number, 60]
+    assert evaluate(dataset, results, "bbox")["AP"] == pytest.approx(1)
+    with pytest.raises(UserError, match="the boxes look like corners"):
+        evaluate(dataset, list(map(as_corners, results)), "bbox")
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_results_that_are_there_again_are_told(iou_type, capsys):
+    dataset, results = pictures_with_boxes(4)
+    for entry in (*dataset["annotations"], *results):
+        x, y, width, height = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    evaluate(dataset, [*results, {**results[0], "score": 0.4}], iou_type)
+    assert not capsys.readouterr().err
+    evaluate(dataset, results + results[:3], iou_type)
+    assert "results: 3 of 7 results repeat another's picture, shape and score" in capsys.readouterr().err
+
+
 def test_pictures_may_be_named_where_their_id_belongs():
     dataset, results = pictures_with_boxes(3)
     named = [{**result, "image_id": f"{result['image_id']}.png"} for result in results]
