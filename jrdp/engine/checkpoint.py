@@ -74,7 +74,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(file.tensors, state.momentum, config, state.iteration, _progress(file))
 
 
-_PROGRESS = {"best": {"iteration", "ap"}, "loss_scale": {"value", "steps"}}  # what a run keeps, all of it numbers
+_PROGRESS = {"best": {"iteration", "ap"}, "loss_scale": {"value", "steps"}, "data": {"pictures", "fingerprint"}}  # what a run keeps, all of it numbers
 
 
 def _progress(file: WeightFile) -> dict:

@@ -138,8 +138,10 @@ class _Run:
         progress = {} if state is None else state.progress
         self.best = Best(**progress.get("best", {}))
         self.scale = LossScale(**progress.get("loss_scale", {})) if config.train.dynamic_loss_scale else None
+        self.data = {"pictures": len(dataset), "fingerprint": self.loader.fingerprint}
         if state is not None:
             self.solver.load_momentum(state.momentum)
+            note += _other_data(progress.get("data", self.data), self.data)
         if distributed.is_main():
             print(f"training on {len(dataset)} pictures, {self.last} iterations of {config.solver.batch_size * config.solver.accumulate}")
             left_out = getattr(dataset, "note", None)
@@ -182,7 +184,7 @@ class _Run:
         return metrics
 
     def _save(self, name: str, momentum: dict | None, iteration: int) -> None:
-        progress: dict = {}
+        progress: dict = {} if momentum is None else {"data": self.data}
         if self.best.iteration:
             progress["best"] = asdict(self.best)
         if self.scale is not None and momentum is not None:
@@ -211,6 +213,16 @@ def next_commands(out: Path, config: Config) -> str:
     return (
         f"test:    jrdp test --weights {weights} --out {shlex.quote(str(out / 'test'))}{own}{sets}\n"
         f"predict: jrdp predict --weights {weights} --out {shlex.quote(str(out / 'pictures'))}{own} PHOTO_OR_FOLDER"
+    )
+
+
+def _other_data(before: dict, now: dict) -> str:
+    """What to say about a run that goes on with other pictures than it began with."""
+    if before == now:
+        return ""
+    return (
+        f"; not as if it had never stopped: its pictures are others than before, or in another order "
+        f"({before['pictures']} then, {now['pictures']} now)"
     )
 
 

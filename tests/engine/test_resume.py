@@ -191,3 +191,17 @@ def test_resumed_on_a_gpu_ends_near_the_uninterrupted_run(sample, tmp_path, reco
     record_property("parameters apart with other data", other_way)
     assert loss <= LOSS_TOLERANCE and way <= WAY_TOLERANCE
     assert other_way > WAY_TOLERANCE, "the tolerance would let any run pass"
+
+
+def test_a_run_that_goes_on_with_other_pictures_says_so(sample, tmp_path):
+    (tmp_path / "imgs").symlink_to(sample / "imgs")
+    data = json.loads((sample / "train.json").read_text())
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    run(command(tmp_path, tmp_path / "run", iterations=2))
+    longer = [sys.executable, "-m", "jrdp.cli", "train", "--device", "cpu", "--out", str(tmp_path / "run"), "--resume", "--set"]
+    assert "resuming after iteration 2\n" in run([*longer, "solver.max_iterations=3"])
+    gone = data["images"].pop()["id"]
+    data["annotations"] = [annotation for annotation in data["annotations"] if annotation["image_id"] != gone]
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    told = run([*longer, "solver.max_iterations=4"])
+    assert "resuming after iteration 3; not as if it had never stopped" in told and "(6 then, 5 now)" in told
