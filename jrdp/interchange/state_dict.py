@@ -44,7 +44,7 @@ def find_weights(value: Any) -> Found:
         if isinstance(name, str) and _is_tensor(entry):
             dtype_name(entry)
             tensors[name] = entry
-        elif not path or path[-1] == "blobs" or entry is None or isinstance(entry, (bool, int, float, str, bytes)):
+        elif (not path and not _is_unusual_weight(name, entry)) or path[-1:] == ("blobs",) or _is_plain(entry):
             # Numbers and texts of the training lie between the tensors in some files.
             others += [] if path and path[-1] == "blobs" else [_described(name, entry)]
         else:
@@ -97,6 +97,15 @@ def _is_optimizer(value: Any) -> bool:
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, (np.ndarray, BFloat16))
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, bytes))
+
+
+def _is_unusual_weight(name: Any, value: Any) -> bool:
+    """Whether an entry of a whole file is a weight that is not built; what has no name of a module's may be anything."""
+    return isinstance(value, UnusualTensor) and "." in str(name)
 
 
 def _remedy(value: Any) -> str:

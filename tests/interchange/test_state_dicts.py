@@ -92,6 +92,13 @@ def test_a_whole_object_is_named(tmp_path):
         interchange.read(saved(tmp_path, {"model": {**tensors(), "w": np.array(["a"])}}))
 
 
+def test_a_weight_that_is_no_plain_tensor_is_named_in_a_whole_file_too(tmp_path):
+    """Not as one that is missing; what has no name of a module's beside the weights may be anything."""
+    with pytest.raises(UserError, match=r"'head.weight' is an array of NumPy's type 'U1' \(not built\), not a tensor"):
+        interchange.read(saved(tmp_path, {**tensors(), "head.weight": np.array(["a"])}))
+    assert interchange.read(saved(tmp_path, {**tensors(), "classes": np.array(["a"])})).others[0].startswith("classes")
+
+
 @pytest.mark.parametrize(
     "value, path, others",
     [
