@@ -53,7 +53,7 @@ TARGETS = {  # module -> its tests
     "jrdp/data/sampler.py": ["tests/data/test_sampler.py"],
     "jrdp/data/shapes.py": ["tests/data/test_shapes.py", "tests/data/test_coco.py"],
     "jrdp/data/transforms.py": ["tests/data/test_transforms.py", "tests/data/test_upright.py", "tests/data/test_augmentation.py"],
-    "jrdp/evaluation/cocoeval.py": ["tests/evaluation/test_coco_metrics.py", "tests/analysis/test_analyze.py"],
+    "jrdp/evaluation/cocoeval.py": ["tests/evaluation/test_cocoeval.py", "tests/evaluation/test_coco_metrics.py", "tests/analysis/test_analyze.py"],
     "jrdp/evaluation/coco_metrics.py": ["tests/evaluation/test_coco_metrics.py"],
     "jrdp/evaluation/ground_truth.py": ["tests/evaluation/test_coco_metrics.py"],
     "jrdp/evaluation/results.py": ["tests/evaluation/test_coco_metrics.py"],

@@ -130,7 +130,7 @@ def _photograph(picture: Any, index: int, upright: bool) -> Image.Image:
     if isinstance(picture, (str, os.PathLike)):
         return read_image(picture, upright=upright)
     if isinstance(picture, Image.Image):
-        return decoded(picture, upright=upright, name=f"item {index} of the dataset")
+        return decoded(picture, upright, name=f"item {index} of the dataset")
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and picture.size:
         return Image.fromarray(picture)
     raise UserError(

@@ -77,7 +77,7 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
                     f"cannot read image {path} safely: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process and "
                     "fills damaged pictures with grey; set it to False"
                 )
-            return decoded(image, mode, upright, path)
+            return decoded(image, upright, mode, path)
     except UserError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own word for twice the limit, before it tells the size
@@ -96,7 +96,7 @@ def read_image(path: str | os.PathLike, mode: Optional[str] = "RGB", upright: bo
         raise UserError(f"cannot read image {path}: {reason}") from error
 
 
-def decoded(image: Image.Image, mode: Optional[str] = "RGB", upright: bool = False, name: str | os.PathLike = "given") -> Image.Image:
+def decoded(image: Image.Image, upright: bool, mode: Optional[str] = "RGB", name: str | os.PathLike = "given") -> Image.Image:
     """`read_image` for a picture that Pillow has opened or made, and perhaps turned here before; `name` is for a `UserError`."""
     several = _has_several_frames(image)
     image.load()  # Pillow turns a TIFF itself while it loads it, and forgets its orientation
@@ -157,8 +157,8 @@ def _sixteen_bits(image: Image.Image) -> tuple[int, bool]:
     What Pillow scales or turns round itself needs neither; of TIFF it leaves both, 12 bits and "0 is white".
     """
     tags = getattr(image, "tag_v2", {})
-    (bits, *_) = tags.get(_BITS_PER_SAMPLE, (16,))
-    return 2 ** min(max(bits, 1), 16) - 1, tags.get(_PHOTOMETRIC) == 0
+    (bits, *_) = tags.get(_BITS_PER_SAMPLE, (16,))  # Pillow gives 16 bits for 12 and 16 alone
+    return 2**bits - 1, tags.get(_PHOTOMETRIC) == 0
 
 
 def resize_shape(width: int, height: int, min_size: int, max_size: int) -> tuple[int, int]:

@@ -172,7 +172,7 @@ def _filled(file: WeightFile, config: Config) -> RDPNet:
 
 def _as_image(picture: str | Path | Image.Image | np.ndarray, upright: bool) -> Image.Image:
     if isinstance(picture, Image.Image):
-        return decoded(picture, upright=upright)
+        return decoded(picture, upright)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ValueError(f"a picture is RGB uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}")

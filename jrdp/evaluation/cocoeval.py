@@ -40,7 +40,7 @@ def run_cocoeval(
         evaluation.params.areaRngLbl = list(areas)
         evaluation.params.maxDets = list(MAX_DETECTIONS)
         if iou_thresholds is not None:
-            evaluation.params.iouThrs = np.asarray(iou_thresholds, dtype=np.float64)
+            evaluation.params.iouThrs = np.asarray(iou_thresholds)
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation

@@ -47,6 +47,8 @@ def test_colours():
     assert np.array_equal(np.asarray(change_colours(image, PLAIN)), pixels)
     darker = np.asarray(change_colours(image, Look(brightness=0.5)))
     assert abs(darker - pixels / 2).max() <= 1
+    brighter = np.asarray(change_colours(image, Look(brightness=2.0)))
+    assert np.array_equal(brighter, np.minimum(2 * pixels, 255))
     grey = np.asarray(change_colours(image, Look(saturation=0.0))).astype(int)
     assert (grey[..., 0] == grey[..., 1]).all() and (grey[..., 1] == grey[..., 2]).all() and grey.std() > 20
     flat = np.asarray(change_colours(image, Look(contrast=0.0)))
@@ -54,6 +56,8 @@ def test_colours():
     red = Image.fromarray(np.full((2, 2, 3), (255, 0, 0), np.uint8))
     assert np.asarray(change_colours(red, Look(hue=1 / 3)))[0, 0].tolist() == pytest.approx([0, 255, 0], abs=6)
     assert np.asarray(change_colours(red, Look(hue=-1 / 3)))[0, 0].tolist() == pytest.approx([0, 0, 255], abs=6)
+    for turns in (1, -1):  # whole ones
+        assert np.array_equal(change_colours(red, Look(hue=turns)), red)
 
 
 def test_another_size_changes_the_limit_of_the_long_side_too():

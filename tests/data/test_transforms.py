@@ -185,3 +185,12 @@ def test_missing_file_and_folder(tmp_path):
         transforms.read_image(tmp_path / "nothing.jpg")
     with pytest.raises(UserError, match="folder"):
         transforms.read_image(tmp_path)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_can_be_read_is_what_there_is_a_decoder_for(there, monkeypatch):
+    monkeypatch.setattr(transforms, "can_read_heic", lambda: there)
+    Image.init()
+    assert transforms.is_readable(".heic") == transforms.is_readable(".HEIF") == there
+    assert transforms.is_readable(".JPG") and transforms.is_readable(".png")
+    assert not transforms.is_readable(".pdf") and not transforms.is_readable(".txt")  # Pillow only writes the first

@@ -49,6 +49,13 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, suffix):
     assert np.array_equal(np.asarray(read_image(tmp_path / f"a{suffix}"))[:, :, 1], small)
 
 
+def test_sixteen_bits_become_the_nearest_grey(tmp_path):
+    greys = np.arange(1, 256)
+    middle = 257 * greys - 128  # the first number that is nearer to a grey, 257 times its 8 bits, than to the one before it
+    Image.fromarray(np.stack([middle - 1, middle]).astype(np.uint16)).save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png"))[:, :, 1], [greys - 1, greys])
+
+
 def write_tiff(path, values, bits, photometric):
     """A grey TIFF of one strip, little-endian, not compressed; rows of 12 bits are packed."""
     height, width = values.shape
