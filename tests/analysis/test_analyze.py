@@ -119,10 +119,12 @@ def test_large_means_more_than_64_by_64():
     truth = {"images": images, "annotations": annotations}
     _, (run,) = analyze_runs(truth, {"ours": perfect({"annotations": annotations[1:]})})
     assert run.breakdown["all"].instances == 2 and run.breakdown["large"].instances == 1
-    assert run.breakdown["large"].averages()["0.9"] == pytest.approx(1.0)
+    assert run.breakdown["large"].averages()["0.9"] == pytest.approx(1.0) and run.breakdown["large"].averages()["FN"] == 1.0
     assert run.breakdown["all"].averages()["0.1"] == pytest.approx(51 / 101)
     _, (small,) = analyze_runs({"images": images, "annotations": annotations[:1]}, {"ours": []})
     assert set(small.breakdown["large"].averages().values()) == {-1.0}
+    _, (nothing,) = analyze_runs({"images": images, "annotations": [{**annotations[0], "area": 0}]}, {"ours": []})
+    assert nothing.breakdown["all"].instances == 1
 
 
 @pytest.mark.parametrize("iou_type", IOU_TYPES)
@@ -143,6 +145,23 @@ def test_the_score_of_the_best_f1():
     bad = [{**rectangle(2, 0, 0, 5, 5), "score": 0.2} for _ in range(3)]
     _, (run,) = analyze_runs(truth, {"ours": good + bad})
     assert run.shown_above == 0.9
+
+
+def test_what_to_show_and_how_many_of_each_size_by_hand():
+    images = [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}]
+    there = [rectangle(1, 0, 0, 32, 32), rectangle(1, 40, 0, 30, 20), rectangle(1, 80, 0, 96, 96)]  # two on bounds of COCO's
+    crowd = {**rectangle(1, 180, 0, 80, 80), "iscrowd": 1}
+    truth = {"images": images, "annotations": [crowd, *there]}
+    nowhere, in_the_crowd = rectangle(1, 0, 100, 9, 9), rectangle(1, 190, 10, 20, 20)
+    found = [there[2], nowhere, in_the_crowd, there[0], nowhere]
+    results = [{**entry, "score": score} for entry, score in zip(found, (0.9, 0.8, 0.75, 0.7, 0.6))]
+    _, (run,) = analyze_runs(truth, {"ours": results}, "bbox")
+    # F1 at 0.9, 0.8, 0.7, 0.6: 2/4, 2/5, 4/6, 4/7; what is found in a crowd counts for nothing.
+    assert run.shown_above == 0.7
+    instances = {row["size"]: row["instances"] for row in run.sizes}
+    assert instances == {"all": 3, "small": 2, "medium": 2, "large": 1, "paper_large": 1}
+    (row,) = run.counts
+    assert (row["salient_instances"], row["images"], row["instances"], row["detections"]) == ("3", 1, 3, 5)
 
 
 class Page(html.parser.HTMLParser):
