@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import copy
 import importlib.abc
 import importlib.util
 import os
@@ -81,7 +80,11 @@ class Mutant(NamedTuple):
     line: int
     text: str  # of that line, as it was
     change: str
-    source: str
+    tree: ast.Module
+
+    @property
+    def source(self) -> str:
+        return ast.unparse(self.tree)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -104,20 +107,19 @@ class Count(NamedTuple):
 
 def mutants_of(path: Path) -> list[Mutant]:
     """Every mistake that can be planted into a module, in the order of its lines."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    tree = ast.parse("\n".join(lines))
-    count = sum(1 for _ in _changes(tree))
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    count = sum(1 for _ in _changes(ast.parse(text)))
     found = []
     for number in range(count):
-        changed = copy.deepcopy(tree)
+        changed = ast.parse(text)
         changes = _changes(changed)
         for _ in range(number):
             next(changes)
         node, apply = next(changes)
         before = ast.unparse(node)
         after = ast.unparse(apply() or node)
-        text = lines[node.lineno - 1].strip()
-        found.append(Mutant(node.lineno, text, f"{_short(before)}  ->  {_short(after)}", ast.unparse(changed)))
+        found.append(Mutant(node.lineno, lines[node.lineno - 1].strip(), f"{_short(before)}  ->  {_short(after)}", changed))
     return sorted(found, key=lambda mutant: mutant.line)
 
 
@@ -159,9 +161,9 @@ def _places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if not isinstance(child, ast.AST) or isinstance(child, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)):
                 continue
-            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
                 continue
-            if field == "args" and ast.unparse(child) == "-1" and ast.unparse(node.func).endswith("reshape"):
+            if field == "args" and isinstance(child, ast.UnaryOp) and ast.unparse(child) == "-1" and ast.unparse(node.func).endswith("reshape"):
                 continue  # any negative number means the same there
             yield node, field, index, child
             yield from _places(child)
