@@ -75,3 +75,12 @@ def test_every_truncation_and_changed_character_is_an_error_or_another_mask():
         except ValueError:
             continue
         assert runs.sum() == 31 * 17 and not np.array_equal(rle.decode_runs(runs, 31, 17), mask)
+
+
+def test_runs_of_nothing_and_padded_numbers_are_taken_up_to_a_bound():
+    assert rle.parse_rle({"size": [1, 1], "counts": [0, 0, 0, 1]}, 1, 1).tolist() == [0, 0, 0, 1]
+    with pytest.raises(ValueError):
+        rle.parse_rle({"size": [1, 1], "counts": [0, 0, 0, 0, 1]}, 1, 1)
+    assert rle.unpack_runs("SQ" + "P" * 5 + "0").tolist() == [35]  # 3 + 1 * 32, and zeros
+    with pytest.raises(ValueError, match="impossible length"):
+        rle.unpack_runs("SQ" + "P" * 6 + "0")
