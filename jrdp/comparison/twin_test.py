@@ -52,8 +52,8 @@ def twin_test(options: Options, name: str, out: Path, limit: int | None = None, 
     write_json(out / "bbox.json", boxes)
     write_json(out / "segm.json", masks)
     metrics = {
-        "bbox": evaluate(place.annotations, boxes, "bbox"),
-        "segm": evaluate(place.annotations, masks, "segm"),
+        "bbox": evaluate(place.annotations, boxes, "bbox", ours=True),
+        "segm": evaluate(place.annotations, masks, "segm", ours=True),
     }
     write_json(out / "metrics.json", metrics)
     print_line(format_metrics(metrics))

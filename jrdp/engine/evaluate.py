@@ -155,7 +155,7 @@ def _write_evaluation(name: str, dataset: CocoDataset, found: Found, out: Path) 
     results = {"bbox": found.boxes, "segm": found.masks}
     for kind, entries in results.items():
         write_json(out / f"{kind}.json", entries)
-    evaluations = {kind: evaluate_with_curves(dataset.json_path, entries, kind) for kind, entries in results.items()}
+    evaluations = {kind: evaluate_with_curves(dataset.json_path, entries, kind, ours=True) for kind, entries in results.items()}
     metrics = {kind: evaluation.metrics for kind, evaluation in evaluations.items()}
     write_json(out / "metrics.json", metrics)
     write_pr_curves(out / "pr_curves.png", {kind: evaluation.curves for kind, evaluation in evaluations.items()})

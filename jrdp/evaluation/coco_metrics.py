@@ -49,24 +49,26 @@ class Evaluation:
     curves: Curves
 
 
-def evaluate(ground_truth: GroundTruthSource, results: str | Path | list, iou_type: IouType) -> dict[str, float | int]:
-    """COCO metrics of a result list (or file) against an annotation file, its content or a `COCO`.
+def evaluate(
+    ground_truth: GroundTruthSource, results: str | Path | list, iou_type: IouType, ours: bool = False
+) -> dict[str, float | int]:
+    """COCO metrics of a result list (or file) against an annotation file, its content or a `COCO`; `ours`: see `check_results`.
 
     Returns `METRIC_NAMES` as fractions in 0..1, or -1 where nothing defines them (no instance of that size, or none
     at all), as pycocotools has it; and the counts `images`, `instances` (without crowd regions), `detections`.
     Class-agnostic: every category of either side is taken as one. An empty result list gives 0.
     Raises `UserError` for malformed input and for results of pictures that the ground truth does not have.
     """
-    return evaluate_with_curves(ground_truth, results, iou_type).metrics
+    return evaluate_with_curves(ground_truth, results, iou_type, ours).metrics
 
 
 def evaluate_with_curves(
-    ground_truth: GroundTruthSource, results: str | Path | list, iou_type: IouType
+    ground_truth: GroundTruthSource, results: str | Path | list, iou_type: IouType, ours: bool = False
 ) -> Evaluation:
     """As `evaluate`, with the precision-recall curves."""
     truth = load_ground_truth(ground_truth, iou_type)
     where = "results" if isinstance(results, list) else f"results {results}"
-    detections = check_results(read_results(results), truth, where)
+    detections = check_results(read_results(results), truth, where, ours)
     coco_eval = run_cocoeval(truth, detections)
     metrics = summarize(coco_eval)
     metrics["images"] = len(truth.images)
