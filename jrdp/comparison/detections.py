@@ -18,7 +18,7 @@ from jrdp.data.catalog import locate
 from jrdp.data.naming import find_picture
 from jrdp.data.transforms import read_image
 from jrdp.errors import UserError
-from jrdp.evaluation.coco_metrics import METRIC_NAMES, evaluate
+from jrdp.evaluation.coco_metrics import METRIC_NAMES, evaluate_checked
 from jrdp.evaluation.ground_truth import GroundTruth, load_ground_truth
 from jrdp.evaluation.results import check_results, has_segmentation, read_results
 
@@ -54,9 +54,10 @@ def compare_detections(
         without = (first, second)[masks.index(min(masks))] if not all(masks) else first
         raise UserError(f"masks cannot be compared: not all results in {without} have one; give files of one kind")
     truth = load_ground_truth(place.annotations, iou_type)
-    sides = [_by_image(check_results(r, truth, f"results {p}")) for r, p in zip(raw, (first, second))]
+    checked = [check_results(results, truth, f"results {path}") for results, path in zip(raw, (first, second))]
+    sides = [_by_image(results) for results in checked]
     pictures = [_compare_picture(i, sides[0].get(i, []), sides[1].get(i, []), iou_type) for i in truth.images]
-    metrics = [evaluate(truth, results, iou_type) for results in raw]
+    metrics = [evaluate_checked(truth, results).metrics for results in checked]
     ap_gap = abs(metrics[0]["AP"] - metrics[1]["AP"])
 
     report = Report(f"Detections of {first} against {second}")

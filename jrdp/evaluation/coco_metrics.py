@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from jrdp.evaluation.cocoeval import run_cocoeval, threshold_index
 from jrdp.files import write_json
-from jrdp.evaluation.ground_truth import GroundTruthSource, IouType, load_ground_truth
+from jrdp.evaluation.ground_truth import GroundTruth, GroundTruthSource, IouType, load_ground_truth
 from jrdp.evaluation.results import check_results, read_results
 
 METRIC_NAMES = ("AP", "AP50", "AP70", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100")
@@ -68,7 +68,11 @@ def evaluate_with_curves(
     """As `evaluate`, with the precision-recall curves."""
     truth = load_ground_truth(ground_truth, iou_type)
     where = "results" if isinstance(results, list) else f"results {results}"
-    detections = check_results(read_results(results), truth, where, ours)
+    return evaluate_checked(truth, check_results(read_results(results), truth, where, ours))
+
+
+def evaluate_checked(truth: GroundTruth, detections: list[dict]) -> Evaluation:
+    """The same of results as `check_results` returns them."""
     coco_eval = run_cocoeval(truth, detections)
     metrics = summarize(coco_eval)
     metrics["images"] = len(truth.images)

@@ -163,3 +163,8 @@ def test_two_files_without_a_detection_are_no_comparison(tmp_path, dataset):
         run(tmp_path, dataset, [], [])
     passed, report = run(tmp_path, dataset, perfect(), [])
     assert not passed and report["alone"][1] == 0 < report["alone"][0]
+
+
+def test_what_is_told_of_results_is_told_once(tmp_path, dataset, capsys):
+    passed, _ = run(tmp_path, dataset, perfect() + perfect()[:1], perfect())
+    assert not passed and capsys.readouterr().err.count("repeat another's picture, shape and score") == 1
