@@ -81,10 +81,10 @@ def _paste(probabilities: np.ndarray, spans: Spans, threshold: float) -> tuple[n
 
     Returns:
         words: little-endian uint32, mask after mask, of each its columns from left to right, of each its rows from the
-            lowest bit of the first of `_words(rows)` words on; the last bit of a column is always zero.
+            lowest bit of the first of `_words(count)` words on; the last bit of a column is always zero.
         starts: int64 `[K + 1]`, where the words of each mask begin, and their number.
     """
-    sizes = [_words(rows) * columns.count for rows, columns in spans]
+    sizes = [_words(rows.count) * columns.count for rows, columns in spans]
     starts = np.cumsum([0, *sizes])
     total = int(starts[-1])
     if total == 0:
@@ -100,8 +100,9 @@ def _paste(probabilities: np.ndarray, spans: Spans, threshold: float) -> tuple[n
     return words.astype("<i4", copy=False).view("<u4"), starts
 
 
-def _words(rows: _Span) -> int:
-    return rows.count // 32 + 1  # paste.h says why
+def _words(rows):
+    """Words that a column of so many rows takes, a number or an array of them; paste.h says why."""
+    return rows // 32 + 1
 
 
 def _runs(words: np.ndarray, starts: np.ndarray, spans: Spans, height: int, width: int) -> list[np.ndarray]:
@@ -115,7 +116,7 @@ def _runs(words: np.ndarray, starts: np.ndarray, spans: Spans, height: int, widt
     word, bit = changed[bits // 32], bits % 32
     mask = np.searchsorted(starts, word, side="right") - 1
     rows, columns = np.array(spans, np.int64).reshape(-1, 2, 4)[mask].transpose(1, 2, 0)
-    column, in_column = np.divmod(word - starts[mask], rows[3] // 32 + 1)
+    column, in_column = np.divmod(word - starts[mask], _words(rows[3]))
     position = (columns[2] + column) * height + rows[2] + in_column * 32 + bit  # begin, end, begin, end ... of a mask
     # A run that goes on in the next column, over a gap of zero, is one.
     gap = np.flatnonzero((position[1:] == position[:-1]) & (mask[1:] == mask[:-1]))
