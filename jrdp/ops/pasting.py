@@ -113,19 +113,25 @@ def _runs(words: np.ndarray, starts: np.ndarray, spans: Spans, height: int, widt
     changes = words ^ before
     changed = np.flatnonzero(changes)
     bits = np.flatnonzero(np.unpackbits(changes[changed].view(np.uint8), bitorder="little").view(bool))
-    word, bit = changed[bits // 32], bits % 32
-    mask = np.searchsorted(starts, word, side="right") - 1
-    rows, columns = np.array(spans, np.int64).reshape(-1, 2, 4)[mask].transpose(1, 2, 0)
-    column, in_column = np.divmod(word - starts[mask], _words(rows[3]))
-    position = (columns[2] + column) * height + rows[2] + in_column * 32 + bit  # begin, end, begin, end ... of a mask
-    # A run that goes on in the next column, over a gap of zero, is one.
-    gap = np.flatnonzero((position[1:] == position[:-1]) & (mask[1:] == mask[:-1]))
-    keep = np.ones(len(position), bool)
-    keep[gap] = keep[gap + 1] = False
-    parts = np.split(position[keep], np.searchsorted(mask[keep], np.arange(1, len(spans))))
-    edges = [np.concatenate([[0], part, [height * width]]) for part in parts]
-    runs = [np.diff(edge) for edge in edges]
-    return [run if run[-1] else run[:-1] for run in runs]  # no zeros after the last run: none are written
+    word, bit = changed[bits >> 5], bits & 31
+    first = np.searchsorted(word, starts)  # of each mask; all masks' bits stand one after the other
+    counts = np.diff(first)
+    rows, columns = np.array([[*rows, *columns] for rows, columns in spans], np.int64).reshape(-1, 2, 4).transpose(1, 2, 0)
+    column, in_column = np.divmod(word - np.repeat(starts[:-1], counts), np.repeat(_words(rows[3]), counts))
+    corner = np.repeat(columns[2] * height + rows[2], counts)
+    position = corner + column * height + in_column * 32 + bit  # begin, end, begin, end ... of a mask
+    # A run that goes on in the next column, over a gap of zero, is one; what begins another mask never goes on.
+    goes_on = np.zeros(len(position) + 1, bool)
+    goes_on[1:-1] = position[1:] == position[:-1]
+    goes_on[first] = False
+    keep = ~(goes_on[:-1] | goes_on[1:])
+    first = np.append(0, np.cumsum(keep))[first]
+    # Each mask's runs lie between the picture's begin, these positions, and the picture's end.
+    ends = np.tile([0, height * width], len(spans))
+    runs = np.diff(np.insert(position[keep], np.repeat(first, 2)[1:-1], ends))
+    bounds = first + 2 * np.arange(len(first))
+    parts = [runs[begin : end - 1] for begin, end in zip(bounds, bounds[1:])]
+    return [run if run[-1] else run[:-1] for run in parts]  # no zeros after the last run: none are written
 
 
 def _expand(boxes: np.ndarray, size: int) -> list[list[int]]:
