@@ -16,6 +16,7 @@ from jrdp.engine.growing_file import GrowingFile
 from jrdp.files import atomic_write
 
 NAME = "predictions.partial.jsonl"
+_RESULTS = b'"results": ['  # begins the last member of a line; within a string these quotes would have a backslash
 
 
 class Task(NamedTuple):
@@ -25,6 +26,19 @@ class Task(NamedTuple):
     picture: Path
     name: str
     file_name: str
+
+
+class _Place(NamedTuple):
+    """Of a picture that is done: its COCO image id, where its line begins, how results name it.
+
+    detections: how many the line holds, as they go into `predictions.json`; None for a line of an earlier run, whose image id
+        and name may be others.
+    """
+
+    image_id: int
+    offset: int
+    file_name: str
+    detections: int | None = None
 
 
 class Record:
@@ -38,7 +52,7 @@ class Record:
     def __init__(self, out: Path, asked: dict, resume: bool):
         self._out, self._lines = out, GrowingFile(out / NAME, asked)
         self._done: dict[str, tuple[int, str, list]] = {}  # picture -> place of its line, name, stamp
-        self._places: list[tuple[int, int, str]] = []  # image id, place of its line, file name
+        self._places: list[_Place] = []
         if resume:
             for place, entry in self._lines.kept({"picture", "name", "stamp", "results"}, "weights, settings or threshold"):
                 self._done[str(entry["picture"])] = place, entry["name"], entry["stamp"]
@@ -53,7 +67,7 @@ class Record:
             offset, name, stamp = self._done.get(str(task.picture), (0, "", []))
             files = [self._out / f"{task.name}{suffix}" for suffix in (".png", "_instances.png")]
             if name == task.name and stamp == _stamp(task.picture) and all(map(os.path.isfile, files)):
-                self._places.append((task.image_id, offset, task.file_name))
+                self._places.append(_Place(task.image_id, offset, task.file_name))
             else:
                 left.append(task)
         return left
@@ -71,7 +85,7 @@ class Record:
     def add(self, task: Task, results: list[dict]) -> None:
         """Record a picture whose files are written. Raises `UserError` when the disk is full."""
         line = {"picture": str(task.picture), "name": task.name, "stamp": _stamp(task.picture), "results": results}
-        self._places.append((task.image_id, self._lines.append(line), task.file_name))
+        self._places.append(_Place(task.image_id, self._lines.append(line), task.file_name, len(results)))
 
     def finish(self, keep: bool = False) -> int:
         """Write `predictions.json` in the order of the image ids; returns how many detections it holds.
@@ -81,17 +95,24 @@ class Record:
         detections = 0
         with open(self._lines.path, "rb") as lines, atomic_write(self._out / "predictions.json") as stream:
             stream.write(b"[")
-            for image_id, place, file_name in sorted(self._places):
-                lines.seek(place)
-                found = json.loads(lines.readline())["results"]
-                entries = [{**entry, "image_id": image_id, "file_name": file_name} for entry in found]
-                separator = ", " if detections and entries else ""
-                stream.write(f"{separator}{json.dumps(entries)[1:-1]}".encode())
-                detections += len(entries)
+            for place in sorted(self._places):
+                lines.seek(place.offset)
+                text, count = _entries(lines.readline(), place)
+                stream.write(b", " + text if detections and count else text)
+                detections += count
             stream.write(b"]\n")
         if not keep:
             self._lines.path.unlink(missing_ok=True)
         return detections
+
+
+def _entries(line: bytes, place: _Place) -> tuple[bytes, int]:
+    """The results of a line as JSON without the brackets around them, and how many."""
+    if place.detections is not None:
+        return line[line.index(_RESULTS) + len(_RESULTS) : -len(b"]}\n")], place.detections
+    named = {"image_id": place.image_id, "file_name": place.file_name}
+    entries = [{**entry, **named} for entry in json.loads(line)["results"]]
+    return json.dumps(entries)[1:-1].encode(), len(entries)
 
 
 def is_finished(out: Path, tasks: list[Task]) -> bool:

@@ -108,7 +108,7 @@ def outcomes(tasks, out, stop_at=None):
             raise KeyboardInterrupt
         for suffix in (".png", "_instances.png"):
             (out / f"{task.name}{suffix}").touch()
-        yield task, Outcome([{"image_id": task.image_id, "file_name": task.picture.name, "score": 0.5}])
+        yield task, Outcome([{"image_id": task.image_id, "file_name": task.file_name, "score": 0.5}])
 
 
 def predict(photos, out, stop_at=None, resume=False, asked="w"):
