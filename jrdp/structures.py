@@ -17,7 +17,7 @@ class ImageBatch:
     """Network input and what is needed to get back to the photographs.
 
     images: float32 `[N, 3, H, W]`, normalised, zero-padded right and bottom; H and W are multiples of 32.
-        An array, or a Jittor Var that is on its way to the GPU (`engine/ahead.py`).
+        An array, or a Jittor Var that is on its way to the GPU (`engine/steps.py`).
     sizes: per image (height, width) after resizing, without the padding.
     original_sizes: per image (height, width) of the photograph.
     image_ids: per image the COCO image id (or its position, when there is no dataset).

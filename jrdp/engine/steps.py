@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import reduce
 from operator import add
-from typing import Iterator, NamedTuple, Optional
+from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
 
 import jittor as jt
 import numpy as np
@@ -19,7 +20,6 @@ import numpy as np
 from jrdp.config import Config
 from jrdp.data.loader import TrainLoader
 from jrdp.engine import distributed
-from jrdp.engine.ahead import BatchesAhead
 from jrdp.engine.convolutions import convolutions_of_training
 from jrdp.engine.inference import described
 from jrdp.engine.loss_scale import FIXED, LossScale
@@ -27,7 +27,9 @@ from jrdp.engine.solver import Solver
 from jrdp.errors import UserError
 from jrdp.machine import gpu_failure
 from jrdp.models.state import trainable_parameters
+from jrdp.structures import ImageBatch, Targets
 
+_Batch = Tuple[ImageBatch, list]  # with list[Targets]
 _LAST = "last.safetensors is from before this iteration"
 _KEPT = f"{_LAST}, and --resume goes on from it"
 
@@ -96,6 +98,46 @@ def training_steps(
                     solver.clip(config.solver.clip_norm)
                 rate = solver.rate(iteration) if skipped else solver.step(iteration)
             yield Step(iteration, rate, _mean(found), time.monotonic() - started, skipped)
+
+
+class BatchesAhead:
+    """Hands out the batches of a `TrainLoader` in its order, of which the next can be uploaded while the GPU computes.
+
+    `prepare()` is for the moment at which the GPU has been given its work and the host would wait for it: it takes the
+    next batch from the loader, whose workers have it ready, copies its pictures into pinned memory (`jt.array` does)
+    and starts their upload, on a stream of Jittor's own beside the computation. Without it nothing is done ahead.
+    """
+
+    def __init__(self, loader: Iterable[tuple[int, ImageBatch, list[Targets]]]):
+        self._source = iter(loader)
+        self._ready: Optional[_Batch] = None
+        self._failure: Optional[Exception] = None
+
+    def prepare(self) -> None:
+        """Fetch the next batch and start its upload; what goes wrong is raised by `take()`."""
+        try:
+            batch, targets = self._next()
+        except Exception as failure:  # not now: the caller is in the middle of another batch
+            self._failure = failure
+            return
+        images = jt.array(batch.images)
+        jt.sync([images], False)
+        self._ready = replace(batch, images=images), targets
+
+    def take(self) -> _Batch:
+        """The next batch and its targets, prepared or not.
+
+        Raises what the loader raises (`UserError` for a picture that cannot be read): only here, where the steps before
+        it are done.
+        """
+        if self._failure is not None:
+            raise self._failure
+        ready, self._ready = self._ready, None
+        return self._next() if ready is None else ready
+
+    def _next(self) -> _Batch:
+        _, batch, targets = next(self._source)
+        return batch, targets
 
 
 def _forward_and_backward(network, solver: Solver, batch, targets, factor: float) -> dict[str, jt.Var]:

@@ -4,7 +4,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jrdp.engine.ahead import BatchesAhead
+from jrdp.engine.steps import BatchesAhead
 from jrdp.errors import UserError
 from jrdp.structures import ImageBatch
 
