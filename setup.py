@@ -5,6 +5,8 @@ import pathlib
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
+VERSION: dict = {}
+exec((ROOT / "jrdp" / "version.py").read_text(encoding="utf-8"), VERSION)
 
 REQUIRES = [
     "jittor>=1.3.11,<1.3.12",  # the framework; every kernel here is written against this release
@@ -59,7 +61,7 @@ EXTRAS = {
 
 setup(
     name="jrdp",
-    version="0.1.0",
+    version=VERSION["__version__"],
     description="Salient instance segmentation (RDPNet) in Jittor",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
@@ -69,5 +71,5 @@ setup(
     package_data={"jrdp": ["**/*.h", "**/*.cuh", "**/*.json", "**/*.safetensors", "**/*.html", "**/*.css", "**/*.cuda"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["jrdp = jrdp.command:main"]},
+    entry_points={"console_scripts": ["jrdp = jrdp.__main__:main"]},
 )

@@ -13,8 +13,9 @@ import os
 import pathlib
 
 from jrdp.machine import importing
+from jrdp.version import __version__
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load", "train"]
 
 importing.install()  # a later `import jittor` prepares the machine; until then nothing is touched
 

@@ -5,11 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__":  # python -m jrdp.cli
-    from jrdp import command
-
-    sys.exit(command.main())
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import List, Optional
@@ -530,3 +525,7 @@ def _run() -> None:
     if "" in sys.argv[1:]:  # as a path it would mean the working folder
         raise UserError("one of the arguments is empty: is a variable of the command line not set?")
     app()
+
+
+if __name__ == "__main__":
+    main()

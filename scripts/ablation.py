@@ -33,7 +33,7 @@ def train(config: Path, run: Path, seed: int, options: list[str]) -> None:
     if (run / "final.safetensors").exists() and list(run.glob("eval/**/metrics.json")):
         print(f"{run}: finished before")
         return
-    command = [sys.executable, "-m", "jrdp.cli", "train"]
+    command = [sys.executable, "-m", "jrdp", "train"]
     command += ["--config", str(config), "--out", str(run), "--seed", str(seed)]
     if (run / "last.safetensors").exists():
         command.append("--resume")

@@ -70,7 +70,7 @@ step() {  # NAME EXPECTED COMMAND...: run once; its words, output and exit code 
     [ "$code" = "$expected" ] || echo "unexpected: $name ended with $code"
     printf '%s %s\n' "$code" "$expected" >"$folder/exit"
 }
-jrdp() { step "$1" "$2" "$python" -m jrdp.cli "${@:3}" --out "$out/$1"; }
+jrdp() { step "$1" "$2" "$python" -m jrdp "${@:3}" --out "$out/$1"; }
 compare() { jrdp "$1" "$2" compare "${@:3}" --twin-python "$twin" "${threads[@]}"; }
 tests() { step "$1" 0 "$2" -m pytest -q -p no:cacheprovider "${@:3}"; }
 
@@ -114,7 +114,7 @@ fi
 
 mapfile -t tested <"$out/inputs/tested"
 jrdp trip_jittor 0 test --weights "$weights" "${tested[@]:1}"
-step trip_convert 0 "$python" -m jrdp.cli convert "$weights" "$out/inputs/trained.pth"
+step trip_convert 0 "$python" -m jrdp convert "$weights" "$out/inputs/trained.pth"
 compare trip_twin 0 twin-test --weights "$out/inputs/trained.pth" --dataset "${tested[0]}"
 for kind in segm bbox; do
     results="$(find "$out/trip_jittor" -name "$kind.json" | sort | head -n 1)"

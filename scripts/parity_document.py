@@ -471,7 +471,7 @@ def _command(out: Path, name: str) -> str:
     """A command as a person would type it: the inputs by their letters, without paths of this machine."""
     words = (out / name / "command").read_text(encoding="utf-8").strip()
     inputs_folder = str(out / "inputs")
-    words = re.sub(r"^\S+ -m jrdp\.cli ", "jrdp ", words)
+    words = re.sub(r"^\S+ -m jrdp ", "jrdp ", words)
     words = re.sub(r"^\S+ -m pytest -q -p no:cacheprovider ", "pytest ", words)
     words = re.sub(r"^\S+ scripts/", "python scripts/", words)
     words = re.sub(r"-k (.+)$", r'-k "\1"', words)

@@ -69,7 +69,7 @@ class Soak:
         return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
     def command(self, arguments: list[str]) -> list[str]:
-        return [sys.executable, "-m", "jrdp.cli", *arguments]
+        return [sys.executable, "-m", "jrdp", *arguments]
 
     def call(self, arguments: list[str], check: bool = False, file_limit: int | None = None, seconds: int = 300):
         def limits() -> None:

@@ -24,7 +24,7 @@ from jrdp.errors import UserError
 
 def predict(pictures: Path, weights: Path, jobs: int, out: Path, options: list) -> float:
     """Seconds that the command took."""
-    command = [sys.executable, "-m", "jrdp.cli", "predict", str(pictures), "--weights", str(weights)]
+    command = [sys.executable, "-m", "jrdp", "predict", str(pictures), "--weights", str(weights)]
     started = time.monotonic()
     done = subprocess.run([*command, "--out", str(out), "--jobs", str(jobs), *options], capture_output=True, text=True)
     if done.returncode not in (0, 1):  # 1: a picture was skipped

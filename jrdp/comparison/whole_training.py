@@ -246,7 +246,7 @@ def _evaluate(
 
 
 def _test_in_jittor(options: Options, config: Path, weights: Path, name: str, target: Path) -> None:
-    command = [sys.executable, "-m", "jrdp.cli", "test", "--weights", str(weights), "--config", str(config)]
+    command = [sys.executable, "-m", "jrdp", "test", "--weights", str(weights), "--config", str(config)]
     command += ["--set", f"data.test=[{json.dumps(name)}]", "--device", options.device, "--out", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-import jrdp
 from jrdp.config import Config
 from jrdp.errors import UserError
 from jrdp.interchange import weight_file
 from jrdp.interchange.tensors import as_float32
 from jrdp.interchange.training import TrainingState
 from jrdp.interchange.weight_file import WeightFile
+from jrdp.version import __version__
 
 FORMAT_VERSION = 1
 
@@ -29,7 +29,7 @@ def header(config: Config, iteration: int) -> dict[str, Any]:
             "stride_in_1x1": config.model.backbone.strides_in_1x1,
         },
         "iteration": iteration,
-        "versions": {"jrdp": jrdp.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "versions": {"jrdp": __version__, "numpy": np.__version__, "python": platform.python_version()},
     }
 
 

@@ -16,12 +16,14 @@ import numpy as np
 
 from jrdp.interchange.backbones import DETECTRON_PREPROCESSING
 from jrdp.interchange.layout import BACKBONE, backbone_layout
-from jrdp.interchange.weight_file import WeightFile
 
 NAME = "generated_r50"
 PATH = Path(__file__).parent / f"{NAME}.safetensors"
 KEPT = {"layer1": 3, "layer2": 3, "layer3": 1}  # blocks of each
-PREPROCESSING = {**DETECTRON_PREPROCESSING, "stride_in_1x1": True}
+METADATA = {  # of what `expand` makes
+    "preprocessing": {**DETECTRON_PREPROCESSING, "stride_in_1x1": True},
+    "origin": f"{NAME}: trained on generated pictures",
+}
 _SEED = 0
 
 
@@ -38,22 +40,21 @@ def pack(trained: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return packed
 
 
-def expand(file: WeightFile) -> WeightFile:
-    """The whole backbone, float32 under the released names, of a packed file; always the same."""
+def expand(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The whole backbone, float32 under the released names, of a file's tensors; always the same."""
     random = np.random.default_rng(_SEED)
     tensors: dict[str, np.ndarray] = {}
     for entry in backbone_layout("r50"):
-        if entry.name in file.tensors:
-            values = np.asarray(file.tensors[entry.name], np.float32)
+        if entry.name in packed:
+            values = np.asarray(packed[entry.name], np.float32)
             if len(entry.shape) == 4:
-                values = values * np.asarray(file.tensors[f"{entry.name}.factor"])[:, None, None, None]
+                values = values * np.asarray(packed[f"{entry.name}.factor"])[:, None, None, None]
         elif len(entry.shape) == 4:
             values = _missing(entry.name[len(BACKBONE) :], entry.shape, random)
         else:
             values = np.full(entry.shape, 1 if entry.name.endswith((".weight", ".running_var")) else 0, np.float32)
         tensors[entry.name] = values
-    metadata = {"preprocessing": PREPROCESSING, "origin": f"{NAME}: trained on generated pictures"}
-    return WeightFile(tensors, path=file.path, format=file.format, metadata=metadata)
+    return tensors
 
 
 def _missing(name: str, shape: tuple, random: np.random.Generator) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jrdp.errors import UserError
 from jrdp.interchange import backbones
+from jrdp.interchange import start as backbone_start
 from jrdp.files import atomic_write, check_target, parse_json, refuse_special
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.jittor_pickle import is_jittor, read_pickle, write_jittor
@@ -166,9 +167,7 @@ def _from_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> Wei
         file.metadata.update(native)
         file.iteration = _iterations(native.get("iteration"))
         if native.get("packed") is not None:
-            from jrdp.interchange import start
-
-            return start.expand(file)
+            return WeightFile(backbone_start.expand(file.tensors), format=file.format, metadata=dict(backbone_start.METADATA))
     return file
 
 

@@ -36,12 +36,12 @@ def done(out, name, command, code=0, expected=0, log="", report=None):
 def test_commands_are_shown_as_a_person_types_them(document, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    words = f"/opt/python -m jrdp.cli compare layers --weights {out}/inputs/golden.safetensors"
+    words = f"/opt/python -m jrdp compare layers --weights {out}/inputs/golden.safetensors"
     done(out, "a", f"{words} --images tests/golden/imgs --out {out}/a --twin-python /opt/torch --threads 1")
     assert document._command(out, "a") == (
         "jrdp compare layers --weights G --images tests/golden/imgs --out out/a --twin-python T"
     )
-    done(out, "b", f"/opt/python -m jrdp.cli compare layers --weights /home/x/w.safetensors --images {out}/inputs/few")
+    done(out, "b", f"/opt/python -m jrdp compare layers --weights /home/x/w.safetensors --images {out}/inputs/few")
     assert document._command(out, "b") == "jrdp compare layers --weights W --images P"
     pytest_words = "/opt/python -m pytest -q -p no:cacheprovider tests/ops -k roi or nms"
     done(out, "c", pytest_words, log="x\n== 3 passed in 2.10s ==\n")

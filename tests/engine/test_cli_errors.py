@@ -190,7 +190,7 @@ def test_unknown_options_and_help_are_typers_own(run):
 
 def test_the_installed_command_exits_with_2(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "jrdp.cli", "train", "--out", str(tmp_path / "o"), "--set", "a=1"],
+        [sys.executable, "-m", "jrdp", "train", "--out", str(tmp_path / "o"), "--set", "a=1"],
         capture_output=True, text=True, timeout=300,
     )
     assert done.returncode == 2 and done.stderr.startswith("jrdp: error: ") and "Traceback" not in done.stderr

@@ -90,7 +90,7 @@ def trained(ranks, cards, sample, out):
         f"data.train=[{sample}/imgs:{sample}/train.json]",
     ]  # fmt: skip
     told = [argument for setting in settings for argument in ("--set", setting)]
-    run(ranks, "-m", "jrdp.cli", "train", "--device", "cuda", "--out", out, *told, SOFTGPU_DEVICES=str(cards))
+    run(ranks, "-m", "jrdp", "train", "--device", "cuda", "--out", out, *told, SOFTGPU_DEVICES=str(cards))
     losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
     return losses, load_file(out / "last.state-2.safetensors")
 

@@ -25,7 +25,7 @@ SMALL = ["input.min_size=64", "input.max_size=96"]
 def jrdp_command(*arguments, **environment) -> str:
     """What a `jrdp` process prints; it must end well."""
     done = subprocess.run(
-        [sys.executable, "-m", "jrdp.cli", *map(str, arguments)], capture_output=True, text=True, timeout=1800,
+        [sys.executable, "-m", "jrdp", *map(str, arguments)], capture_output=True, text=True, timeout=1800,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -34,7 +34,7 @@ def sample(tmp_path_factory):
 def jrdp(command, *arguments, settings=(), **variables):
     told = [argument for setting in (*SMALL, *settings) for argument in ("--set", setting)]
     return subprocess.run(
-        [sys.executable, "-m", "jrdp.cli", command, "--device", "cuda", *map(str, arguments), *told],
+        [sys.executable, "-m", "jrdp", command, "--device", "cuda", *map(str, arguments), *told],
         env={**os.environ, **variables}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
 

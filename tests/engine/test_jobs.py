@@ -274,7 +274,7 @@ def test_a_signal_ends_the_jobs_and_keeps_what_was_done(sample, weights, tmp_pat
     pictures = under_other_names(sample, tmp_path, 100)
     command = ["predict", *pictures, "--weights", weights, *SMALL, "--out", tmp_path / "out", "--jobs", 2]
     process = subprocess.Popen(
-        [sys.executable, "-m", "jrdp.cli", *map(str, command)],
+        [sys.executable, "-m", "jrdp", *map(str, command)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     deadline = time.monotonic() + 200

@@ -36,12 +36,12 @@ def command(sample, out, *more, device="cpu", iterations=6):
     settings = [*SETTINGS, f"solver.max_iterations={iterations}", f"solver.steps=[{iterations - 1}]"]
     settings.append(f"data.train=[{sample}/imgs:{sample}/train.json]")
     arguments = [argument for setting in settings for argument in ("--set", setting)]
-    return [sys.executable, "-m", "jrdp.cli", "train", "--device", device, "--out", str(out), *arguments, *more]
+    return [sys.executable, "-m", "jrdp", "train", "--device", device, "--out", str(out), *arguments, *more]
 
 
 def resume(out, device="cpu"):
     """With the configuration that the checkpoint holds; returns the iteration that it resumes after."""
-    told = run([sys.executable, "-m", "jrdp.cli", "train", "--device", device, "--out", str(out), "--resume"])
+    told = run([sys.executable, "-m", "jrdp", "train", "--device", device, "--out", str(out), "--resume"])
     (line,) = [line for line in told.splitlines() if line.startswith("resuming after iteration")]
     return int(line.split()[-1])
 
@@ -198,7 +198,7 @@ def test_a_run_that_goes_on_with_other_pictures_says_so(sample, tmp_path):
     data = json.loads((sample / "train.json").read_text())
     (tmp_path / "train.json").write_text(json.dumps(data))
     run(command(tmp_path, tmp_path / "run", iterations=2))
-    longer = [sys.executable, "-m", "jrdp.cli", "train", "--device", "cpu", "--out", str(tmp_path / "run"), "--resume", "--set"]
+    longer = [sys.executable, "-m", "jrdp", "train", "--device", "cpu", "--out", str(tmp_path / "run"), "--resume", "--set"]
     assert "resuming after iteration 2\n" in run([*longer, "solver.max_iterations=3"])
     gone = data["images"].pop()["id"]
     data["annotations"] = [annotation for annotation in data["annotations"] if annotation["image_id"] != gone]

@@ -85,7 +85,7 @@ def test_stages_of_the_example_backbone_are_frozen_as_asked():
 def test_the_command_line_takes_it_when_named_and_says_so_when_not(trained, sample, tmp_path):
     out, _ = trained
     picture = sorted((sample / "imgs").iterdir())[0]
-    command = [sys.executable, "-m", "jrdp.cli", "predict", "--device", "cpu", "--weights", str(out / "final.safetensors")]
+    command = [sys.executable, "-m", "jrdp", "predict", "--device", "cpu", "--weights", str(out / "final.safetensors")]
     command += ["--out", str(tmp_path / "out"), str(picture)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)

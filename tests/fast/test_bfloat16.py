@@ -224,7 +224,7 @@ def test_precisions_that_cannot_be_had_are_refused(monkeypatch):
 def test_a_run_says_what_the_processor_lacks_in_one_line(tmp_path):
     command = ["train", "--out", str(tmp_path / "o"), "--device", "cpu", "--set", "test.precision=bfloat16"]
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
-    done = subprocess.run([sys.executable, "-m", "jrdp.cli", *command], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "jrdp", *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and not (tmp_path / "o").exists()
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and "test.precision=bfloat16 cannot be used here (this processor has neither" in lines[0], done.stderr

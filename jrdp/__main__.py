@@ -1,4 +1,4 @@
-"""The first lines of the `jrdp` command: what it is made of takes a second to import, and may be interrupted then, too."""
+"""The first lines of the `jrdp` command, and of `python -m jrdp`: what it is made of takes a second to import, and may be interrupted then, too."""
 
 from __future__ import annotations
 
@@ -21,3 +21,7 @@ def main() -> None:
 
 def _end(number: int, _frame) -> NoReturn:
     os._exit(128 + number)  # as `jrdp.endings` does later; nothing has been begun yet
+
+
+if __name__ == "__main__":
+    main()
