@@ -45,14 +45,14 @@ class Layout:
         if not 1 <= len(sizes) <= MAX_LEVELS:
             raise ValueError(f"a canvas holds 1 to {MAX_LEVELS} levels, got {len(sizes)}")
         (first_height, first_width), *others = sizes
-        height = max(first_height, sum(h for h, _ in others) + max(len(others) - 1, 0))
-        beside = max((w for _, w in others), default=0)
-        width = first_width + (1 + beside if others else 0)
-        regions = [Region(0, 0, first_height, first_width, height, first_width + (1 if others else 0))]
+        height = max(first_height, sum(h for h, _ in others) + len(others) - 1)
+        beside = max((1 + w for _, w in others), default=0)  # with the column of zeros before them
+        width = first_width + beside
+        regions = [Region(0, 0, first_height, first_width, height, first_width + 1 if others else first_width)]
         top = 0
         for k, (h, w) in enumerate(others):
             cell = height - top if k == len(others) - 1 else h + 1
-            regions.append(Region(top, first_width + 1, h, w, cell, beside))
+            regions.append(Region(top, first_width + 1, h, w, cell, beside - 1))
             top += cell
         return Layout(height, width, tuple(regions))
 

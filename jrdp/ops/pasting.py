@@ -96,8 +96,7 @@ def _paste(probabilities: np.ndarray, spans: Spans, threshold: float) -> tuple[n
     source = 'paste_run(in0_p, in1_p, in0_shape0, in0_shape1, data["threshold"], (int)data["most"], out0_p);'
     inputs = [jt.array(np.ascontiguousarray(probabilities)), jt.array(plan)]
     data = {"threshold": threshold, "most": max(sizes)}
-    words = KERNELS.run(source, inputs, [[total]], ["int32"], data)[0].numpy()
-    return words.astype("<i4", copy=False).view("<u4"), starts
+    return KERNELS.run(source, inputs, [[total]], ["int32"], data)[0].numpy().view("<u4"), starts
 
 
 def _words(rows):
@@ -148,7 +147,7 @@ def _span(low: int, high: int, length: int) -> _Span:
     """The pixels low..high of a picture of that length; at least one is aimed at."""
     target = max(high - low + 1, 1)
     first = max(low, 0)
-    return _Span(low, target, first, max(min(low + target, high + 1, length) - first, 0))
+    return _Span(low, target, first, max(min(high + 1, length) - first, 0))
 
 
 def _check(probabilities, boxes, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -58,7 +58,7 @@ def nms_on_device(boxes, scores, iou_threshold: float, kernels: Kernels = KERNEL
     if n == 0:
         return jt.array(np.zeros(0, np.int32)), jt.array(np.array([0, -1], np.int32))
     words = (n + 63) // 64
-    scratch = [[n, 5], [n], [(n + 1) * words * 2], [n]] if kernels.need_cuda_scratch else [[1, 5], [1], [1], [1]]
+    scratch = [[n, 5], [n], [(n + 1) * words * 2], [n]] if kernels.need_cuda_scratch else [[1]] * 4
     keep, status, *_ = kernels.run(
         _SOURCE,
         [boxes, scores],

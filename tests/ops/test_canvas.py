@@ -52,6 +52,16 @@ def test_cells_cover_the_canvas_once_and_levels_do_not_touch(sizes):
     assert layout.locations == sum(h * w for h, w in sizes)
 
 
+def test_a_canvas_is_no_larger_than_it_has_to_be():
+    # Beside the first and a column of zeros: the widest of the others; they and the rows of zeros between them are so high.
+    expected = [(5 + 3 + 2 + 1 + 3, 15 + 1 + 8), (2 + 1 + 1 + 1 + 3, 4 + 1 + 2), (8 + 4 + 2 + 1 + 3, 10 + 1 + 5), (3, 7)]
+    layouts = [canvas.Layout.of(sizes) for sizes in PYRAMIDS]
+    assert [(layout.height, layout.width) for layout in layouts] == expected
+    two = canvas.Layout.of([(3, 7), (4, 2)])
+    assert (two.height, two.width) == (4, 10) and two.regions[0][2:] == (3, 7, 4, 8)
+    assert len(canvas.Layout.of([(1, 1)] * 8).regions) == 8
+
+
 @pytest.mark.parametrize("sizes", PYRAMIDS)
 def test_placing(sizes, where):
     random, layout = np.random.default_rng(0), canvas.Layout.of(sizes)
@@ -86,6 +96,29 @@ def test_norm(sizes, images, channels, groups, where):
     close(gradients[1].numpy(), sum(level[1].sum((0, 2, 3)) for level in levels), 2e-4)  # differences that all but cancel
     close(gradients[2].numpy(), sum(level[2] for level in levels), 1e-5)
     close(gradients[3].numpy(), sum(level[3] for level in levels), 1e-5)
+
+
+def test_memory_of_the_norm(allocated):
+    layout, kernels = canvas.Layout.of([(4, 5), (2, 3)]), canvas.KERNELS.shimmed()
+    variables = [jt.ones((3, 6, layout.height, layout.width)), *[jt.ones(6) for _ in range(3)]]
+    y = canvas.norm_relu(*variables, 2, EPS, layout, kernels)
+    jt.grad(y.sum(), variables)
+    # Mean and scale of each image, level and group; three sums of each image, level and channel.
+    size = 3 * 6 * 4 * 9
+    assert allocated == [[size, 2 * (3 * 2 * 2)], [size, 6, 6, 6, 3 * (3 * 2 * 6)]]
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_answers_of_which_one_alone_is_asked_back(part, where):
+    random, layout = np.random.default_rng(3), canvas.Layout.of([(4, 5), (2, 3)])
+    variables = [jt.array(normal(random, 3, c, layout.height, layout.width)) for c in (1, 4, 1)]
+    numbers = [jt.array(normal(random, c)) for c in (1, 4, 1, 1, 1)]
+    found = canvas.answers(*variables, numbers[:3], numbers[3:], layout, where(canvas.KERNELS))
+    gradients = [value.numpy() for value in jt.grad(found.together[part].sum(), [*variables, *numbers])]
+    asked = [gradient.any() for gradient in gradients]
+    assert asked[:6] == [k == part for k in range(3)] * 2 and asked[6:] == [part == 1] * 2
+    if part != 1:
+        assert gradients[3 + part].tolist() == [3 * (4 * 5 + 2 * 3)]  # a bias of this: each location counts once
 
 
 @pytest.mark.parametrize("sizes", PYRAMIDS)
@@ -131,11 +164,22 @@ def test_bad_arguments():
         canvas.Layout.of([(1, 1)] * 9)
     with pytest.raises(ValueError, match="are not those of the canvas"):
         canvas.place([jt.ones((1, 2, 4, 5)), jt.ones((1, 2, 2, 2))], layout)
+    for wrong in (jt.ones((1, 2, 2, 3), "int32"), jt.ones((1, 3, 2, 3)), jt.ones((2, 2, 2, 3))):
+        with pytest.raises(ValueError, match=r"maps: expected float32 \[N, C, h, w\] of one N and C"):
+            canvas.place([jt.ones((1, 2, 4, 5)), wrong], layout)
     whole, ones = jt.ones((1, 6, layout.height, layout.width)), jt.ones(6)
+    with pytest.raises(ValueError, match="groups: 0 does not divide 6 channels"):
+        canvas.norm_relu(whole, ones, ones, ones, 0, EPS, layout)
     with pytest.raises(ValueError, match="groups: 4 does not divide 6 channels"):
         canvas.norm_relu(whole, ones, ones, ones, 4, EPS, layout)
     with pytest.raises(ValueError, match=r"shift: expected float32 \[6\]"):
         canvas.norm_relu(whole, jt.ones(5), ones, ones, 3, EPS, layout)
-    with pytest.raises(ValueError, match="scales: expected 2 Vars"):
-        one = jt.ones((1, 1, layout.height, layout.width))
-        canvas.answers(one, jt.ones((1, 4, layout.height, layout.width)), one, [jt.ones(1)] * 3, [jt.ones(1)], layout)
+    one, four = jt.ones((1, 1, layout.height, layout.width)), jt.ones((1, 4, layout.height, layout.width))
+    number, biases = jt.ones(1), [jt.ones(1), jt.ones(4), jt.ones(1)]
+    for scales in ([number], [number, jt.ones(2)]):
+        with pytest.raises(ValueError, match="scales: expected 2 Vars"):
+            canvas.answers(one, four, one, biases, scales, layout)
+    with pytest.raises(ValueError, match=r"biases: expected shapes \[1\], \[4\], \[1\], got \[\[1\], \[1\], \[1\]\]"):
+        canvas.answers(one, four, one, [number] * 3, [number] * 2, layout)
+    with pytest.raises(ValueError, match=r"box: expected float32 \[1, 4, 4, 9\], got float32 \[1, 1, 4, 9\]"):
+        canvas.answers(one, one, one, biases, [number] * 2, layout)

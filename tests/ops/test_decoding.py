@@ -122,6 +122,27 @@ def test_one_location():
     )
 
 
+@pytest.mark.parametrize(
+    "images, sizes, limit, capacity, mask",
+    [
+        (2, SMALL, 30, 30 + 30 + 30 + 9 + 4, 104 * 2 * 2),  # locations: 480 + 120 + 30 + 9 + 4 = 643
+        (1, [(16, 4)], 1000, 64, 65 * 1 * 2),
+        (3, [(16, 4), (1, 5)], 1000, 69, 70 * 2 * 2),
+    ],
+)
+def test_memory(images, sizes, limit, capacity, mask, allocated):
+    """What decode.cuh says: of each image so many candidates, and of these words of 64 bits, counted as int32."""
+    levels, locations = answers(np.random.default_rng(12), images, sizes), sum(h * w for h, w in sizes)
+    sizes, config = [(160, 192)] * images, FcosConfig(pre_nms_top_n=limit)
+    assert_same(decode_through_the_shim(*levels, sizes, config), decode(*levels, sizes, config))
+    found = images * (4 * capacity + capacity + 2)  # boxes, scores, and how many with whether they are right
+    each = [2 * locations, 5 * capacity, 5 * capacity]  # probabilities and scores; candidates, as found and in order
+    listed = [capacity, capacity, capacity, mask]
+    made = allocated[0]  # `decode` itself makes more
+    largest, counts = len(levels[0]) + images, images
+    assert made == [found, *[images * n for n in each], largest, counts, *[images * n for n in listed]]
+
+
 def test_sigmoid_of_another_sign_would_be_noticed():
     logits, distances, centerness = answers(np.random.default_rng(10), 1, SMALL)
     expected = decode([-level for level in logits], distances, centerness, [(160, 192)], FcosConfig())
@@ -138,5 +159,10 @@ def test_bad_arguments():
         decode_on_device(levels[0], levels[0], levels[2], STRIDES, [(1, 2)], limits)
     with pytest.raises(ValueError, match="strides: 4 values for 5 levels"):
         decode_on_device(*levels, STRIDES[:4], [(1, 2)], limits)
+    with pytest.raises(ValueError, match=r"centerness\[0\]: expected float32 \[2, 1, 20, 24\], got float32 \[1, 1, 20"):
+        twice = [[jt.concat([level, level]) for level in part] for part in levels[:2]]
+        decode_on_device(*twice, levels[2], STRIDES, [(1, 2)] * 2, limits)
+    with pytest.raises(ValueError, match="strides: 7 values for 8 levels"):  # eight are not too many
+        decode_on_device(*[part[:1] * 8 for part in levels], [8] * 7, [(1, 2)], limits)
     with pytest.raises(ValueError, match="1 to 8 levels are supported, got 9"):
         decode_on_device(*[part[:1] * 9 for part in levels], [8] * 9, [(1, 2)], limits)

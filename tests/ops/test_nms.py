@@ -109,6 +109,23 @@ def test_zero_boxes(suppress):
     assert kept.dtype == np.int64
 
 
+@pytest.mark.parametrize("kernels", [suppression.KERNELS, suppression.KERNELS.shimmed()], ids=["cpu", "shim"])
+def test_zero_boxes_on_the_device(kernels):
+    keep, status = suppression.nms_on_device(np.zeros((0, 4)), np.zeros(0), 0.5, kernels)
+    assert keep.shape == [0] and keep.dtype == status.dtype == "int32"
+    assert status.numpy().tolist() == [0, -1]  # none is kept, and none is broken
+
+
+# Of n boxes: which are kept [n], status [2]; and for CUDA, as nms.cuh says, boxes with their areas in order [n, 5], where each
+# came from [n], a bit for each other box in words of 64 and one such row more, counted as int32, and a mark for each [n].
+@pytest.mark.parametrize("count, mask", [(64, 65 * 1 * 2), (65, 66 * 2 * 2), (128, 129 * 2 * 2), (130, 131 * 3 * 2)])
+def test_memory(count, mask, allocated):
+    boxes, scores = crowd(np.random.default_rng(count), count)
+    nms_through_the_shim(boxes, scores, 0.5)
+    nms(boxes, scores, 0.5)
+    assert allocated == [[count, 2, 5 * count, count, mask, count], [count, 2, 1, 1, 1, 1]]
+
+
 def test_vars_and_arrays_alike():
     boxes, scores = crowd(np.random.default_rng(9), 50)
     np.testing.assert_array_equal(nms(jt.array(boxes), jt.array(scores), 0.5), nms(boxes, scores, 0.5))
@@ -133,6 +150,8 @@ def test_not_finite_is_named(value, first):
         (np.zeros((3, 5)), np.zeros(3), 0.5, r"boxes: expected \[n, 4\], got \[3, 5\]"),
         (np.zeros((3, 4)), np.zeros(2), 0.5, r"scores: expected \[3\] to go with 3 boxes, got \[2\]"),
         (np.zeros((3, 4)), np.zeros(3), float("nan"), "iou_threshold: expected 0 to 1"),
+        (np.zeros((3, 4)), np.zeros(3), 1.5, "iou_threshold: expected 0 to 1, got 1.5"),
+        (np.zeros((3, 4)), np.zeros(3), -0.5, "iou_threshold: expected 0 to 1, got -0.5"),
         (jt.zeros((3, 4), "int32"), np.zeros(3), 0.5, "boxes: expected float32, got int32"),
     ],
 )

@@ -98,6 +98,22 @@ def test_zero_masks(device):
     assert paste_mask_rle(*nothing, 60, 80) == []
 
 
+def test_more_words_than_an_int_counts_are_refused_before_they_are_made():
+    # A column of 65,535 rows takes 2,048 words of 32 bits, and 2^20 columns of 2^11 words take 2^31.
+    with pytest.raises(ValueError, match="1 masks of 68719476736 pixels are too many at once: paste fewer"):
+        paste_mask_rle(np.ones((1, 2, 2)), [[0, 0, 2**20, 2**16]], 2**16 - 1, 2**20)
+
+
+@pytest.mark.parametrize("far, accepted", [(2**24, True), (-(2**24), True), (2**24 + 2, False), (-(2**24) - 2, False)])
+def test_how_far_a_corner_may_be(far, accepted):
+    arguments = np.ones((1, 2, 2)), [[-8, -8, 8, far]], 4, 4  # 2^24 + 2 is the next float32
+    if accepted:
+        assert paste_masks(*arguments).any() == (far > 0)
+    else:
+        with pytest.raises(ValueError, match="boxes: box 0 is not finite or too large"):
+            paste_masks(*arguments)
+
+
 @pytest.mark.parametrize("paste", [paste_masks, paste_mask_rle])
 @pytest.mark.parametrize(
     "changes, message",
