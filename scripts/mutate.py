@@ -8,8 +8,9 @@
 Prints for each module how many mistakes were noticed, and each that was not. Those that somebody looked at and let be, as they
 change nothing that anybody could notice or as a GPU alone runs their lines, stand with the reason in `mutate_excused.txt`; the
 share of noticed ones is told of all, and of all but these. A mistake is one changed operator, comparison,
-constant, condition, keyword argument or result; what a `raise` says is left alone. Every mistake is tried in a process of
-its own, forked from one that has imported what all have in common (never Jittor, which does not survive a fork).
+constant, condition, keyword argument or result; what a `raise` says is left alone, and sizes and colours of plots. Every mistake
+is tried in a process of its own, forked from one that has imported what all have in common (never Jittor, which does not survive
+a fork).
 Exit code 1 when fewer than `--at-least` of all (0.9) were noticed, or an excuse has become stale: its line has changed, or the
 tests notice the mistake.
 """
@@ -60,12 +61,22 @@ TARGETS = {  # module -> its tests
     "jrdp/analysis/matching.py": ["tests/analysis/test_matching_by_hand.py", "tests/analysis/test_error_analysis.py"],
     "jrdp/analysis/errors.py": ["tests/analysis/test_matching_by_hand.py", "tests/analysis/test_error_analysis.py"],
     "jrdp/analysis/runs.py": ["tests/analysis/test_analyze.py"],
+    "jrdp/analysis/plots.py": ["tests/analysis/test_plots.py"],
+    "jrdp/analysis/gallery.py": ["tests/analysis/test_gallery.py"],
+    "jrdp/analysis/report.py": ["tests/analysis/test_report.py"],
+    "jrdp/analysis/analyze.py": ["tests/analysis/test_report.py"],
+    "jrdp/evaluation/curves.py": ["tests/evaluation/test_curves.py", "tests/evaluation/test_plot_names.py"],
     "jrdp/interchange/matching.py": ["tests/interchange/test_matching.py", "tests/interchange/test_imagenet_weights.py"],
     "jrdp/engine/solver.py": ["tests/engine/test_solver.py", "tests/engine/test_steps.py"],
     "jrdp/engine/loss_scale.py": ["tests/engine/test_steps.py"],
     "jrdp/engine/validation.py": ["tests/engine/test_validation.py", "tests/engine/test_train_from_python.py"],
 }
 COMMON = "numpy PIL.Image cv2 pycocotools.cocoeval matplotlib.figure pydantic yaml pytest typer tqdm safetensors.numpy".split()
+LOOKS = frozenset(  # keyword arguments that say how large and in which colours something is drawn
+    "alpha bbox_to_anchor boxprops capprops color colors dpi facecolor fontsize fontweight frameon ha labelcolor layout linestyle "
+    "linewidth loc markersize meanprops medianprops patch_artist prop va whiskerprops zorder".split()
+)
+LOOKS_ALONE = frozenset("new_figure margins tick_params RUN_COLORS VERDICT_COLORS _GREY shade shades".split())  # all it says
 COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -147,7 +158,7 @@ def _changes(tree: ast.Module) -> Iterator[tuple[ast.AST, callable]]:
             yield node, lambda node=node: setattr(node, "value", ast.Constant(None))
         elif isinstance(node, ast.Call):
             for k, keyword in enumerate(node.keywords):
-                if keyword.arg is not None:
+                if keyword.arg is not None and keyword.arg not in LOOKS:
                     yield node, lambda node=node, k=k: node.keywords.pop(k) and None
         if isinstance(node, (ast.If, ast.IfExp, ast.While)) and not isinstance(node.test, (ast.Compare, ast.BoolOp, ast.UnaryOp)):
             yield node.test, lambda node=node: _put(node, "test", None, ast.UnaryOp(ast.Not(), node.test))
@@ -165,8 +176,17 @@ def _places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]
                 continue
             if field == "args" and isinstance(child, ast.UnaryOp) and ast.unparse(child) == "-1" and ast.unparse(node.func).endswith("reshape"):
                 continue  # any negative number means the same there
+            if _is_looks(child):
+                continue
             yield node, field, index, child
             yield from _places(child)
+
+
+def _is_looks(node: ast.AST) -> bool:
+    if isinstance(node, ast.keyword):
+        return node.arg in LOOKS
+    said = node.func if isinstance(node, ast.Call) else node.targets[0] if isinstance(node, ast.Assign) else None
+    return getattr(said, "attr", getattr(said, "id", None)) in LOOKS_ALONE
 
 
 def _put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> ast.AST:

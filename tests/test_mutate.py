@@ -54,6 +54,15 @@ def test_every_mistake_is_one_change_of_a_module_that_still_compiles(mutate, tmp
     assert [mutant.line for mutant in mutants] == sorted(mutant.line for mutant in mutants)
 
 
+def test_sizes_and_colours_of_plots_are_left_alone(mutate, tmp_path):
+    (tmp_path / "plot.py").write_text(
+        "RUN_COLORS = (1, 2)\ncolor = 3\nfigure = new_figure(12, 4)\naxes.plot(5, color=6, label=7)\naxes.margins(x=8)\n"
+    )
+    assert [mutant.change for mutant in mutate.mutants_of(tmp_path / "plot.py")] == [
+        "3  ->  4", "axes.plot(5, color=6, label=7)  ->  axes.plot(5, color=6)", "5  ->  6", "7  ->  8"
+    ]  # fmt: skip
+
+
 def test_modules_and_their_tests_exist(mutate):
     for module, tests in mutate.TARGETS.items():
         assert (ROOT / module).is_file(), module

@@ -91,7 +91,7 @@ def _run_summary(run: RunAnalysis, truth: GroundTruth) -> dict:
         "pictures": [
             {
                 "image_id": picture.image_id,
-                "file_name": truth.images[picture.image_id].get("file_name"),
+                "file_name": truth.images[picture.image_id]["file_name"],
                 "instances": len(picture.instances),
                 "detections": len(picture.detections),
                 "AP": float(ap),

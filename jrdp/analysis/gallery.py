@@ -51,7 +51,7 @@ class _Canvas:
 
 @dataclass(frozen=True)
 class Part:
-    """title: which pictures these are. rows: per picture (file name or id, its panels)."""
+    """title: which pictures these are. rows: per picture (file name, its panels)."""
 
     title: str
     rows: list[tuple[str, list[Panel]]]
@@ -63,7 +63,7 @@ def make_gallery(
     """Best, median and worst pictures by the first run's AP; with several runs, those where they differ most too.
 
     Pictures of equal AP are ordered by how well their instances are covered (mean of the best IoU), then by id.
-    Without `images_dir`, masks are drawn on grey; box results then need the pictures' sizes in the ground truth.
+    Without `images_dir`, instances are drawn on grey.
     Raises `UserError` where a photograph is missing, unreadable or of another size than the ground truth says.
     """
     first = analyses[0]
@@ -104,7 +104,7 @@ def _row(
     panels.append(Panel("Ground truth", f"{len(instances)} {noun}", visualize.encode_jpeg(drawn)))
     for run in analyses:
         panels.append(_run_panel(canvas, truth, run, index))
-    return str(image.get("file_name", picture.image_id)), panels
+    return image["file_name"], panels
 
 
 def _run_panel(canvas: _Canvas, truth: GroundTruth, run: RunAnalysis, index: int) -> Panel:
@@ -140,16 +140,12 @@ def _draw(
 
 def _photo(image: dict, images_dir: str | Path | None) -> np.ndarray:
     """RGB uint8, decoded as the network's input is: without EXIF rotation, which annotations do not have either."""
-    height, width = image.get("height"), image.get("width")
+    height, width = image["height"], image["width"]
     if images_dir is None:
-        if not isinstance(height, int) or not isinstance(width, int):
-            raise UserError(f"image {image['id']!r} has no size in the ground truth: give the folder of photographs")
         return np.full((height, width, 3), _GREY, dtype=np.uint8)
-    if "file_name" not in image:
-        raise UserError(f"image {image['id']!r} has no file_name in the ground truth: leave the photographs out")
     path = find_picture(images_dir, image["file_name"])
     photo = np.asarray(read_image(path))
-    if isinstance(height, int) and isinstance(width, int) and photo.shape[:2] != (height, width):
+    if photo.shape[:2] != (height, width):
         raise UserError(
             f"photograph {path} is {photo.shape[1]} x {photo.shape[0]}, but the ground truth says {width} x {height}"
         )
