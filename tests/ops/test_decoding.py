@@ -127,7 +127,7 @@ def test_one_location():
     [
         (2, SMALL, 30, 30 + 30 + 30 + 9 + 4, 104 * 2 * 2),  # locations: 480 + 120 + 30 + 9 + 4 = 643
         (1, [(16, 4)], 1000, 64, 65 * 1 * 2),
-        (3, [(16, 4), (1, 5)], 1000, 69, 70 * 2 * 2),
+        (3, [(16, 4), (1, 1)], 1000, 65, 66 * 2 * 2),
     ],
 )
 def test_memory(images, sizes, limit, capacity, mask, allocated):

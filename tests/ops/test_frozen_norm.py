@@ -41,6 +41,15 @@ def test_equals_the_reference(shape, with_add, relu, where):
     assert len(found) == 2 + with_add
 
 
+def test_memory_and_no_relu_that_nobody_asked_for(allocated):
+    x, add, _, *constants = (jt.array(value) for value in numbers((2, 3, 5, 4)))
+    y = frozen_norm(x, *constants, kernels=KERNELS.shimmed())
+    jt.grad(y.sum(), [x])
+    assert (y.numpy() < 0).any()
+    jt.grad(frozen_norm(x, *constants, add, kernels=KERNELS.shimmed()).sum(), [x, add])
+    assert allocated == [[120], [120], [120], [120, 120]]  # forth and back, without `add` and with it
+
+
 def test_of_constants_is_a_constant(where):
     x, add, _, *constants = numbers((1, 2, 3, 3))
     fixed = [jt.array(value).stop_grad() for value in constants]

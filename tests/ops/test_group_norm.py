@@ -79,6 +79,14 @@ def test_no_image(kernels):
     assert not dweight.any() and not dbias.any()
 
 
+def test_memory(allocated):
+    variables = [jt.array(value) for value in numbers((3, 8, 5, 7))[:3]]
+    y = group_norm(*variables, 4, EPS, KERNELS.shimmed())
+    jt.grad(y.sum(), variables)
+    # Mean and scale of each image and group; two sums of each image and channel.
+    assert allocated == [[840, 2 * 3 * 4], [840, 8, 8, 2 * 3 * 8]]
+
+
 def test_another_eps_would_be_noticed(kernels, monkeypatch):
     given = numbers((2, 8, 5, 7), spread=0.01)
     for eps in (0.5, 1e-3):
@@ -101,6 +109,8 @@ def test_bad_arguments():
     x, ones = jt.ones((1, 6, 2, 2)), jt.ones(6)
     with pytest.raises(ValueError, match="groups: 4 does not divide 6 channels"):
         group_norm(x, ones, ones, 4)
+    with pytest.raises(ValueError, match="groups: 0 does not divide 6 channels"):
+        group_norm(x, ones, ones, 0)
     with pytest.raises(ValueError, match=r"bias: expected float32 \[6\], got float32 \[5\]"):
         group_norm(x, ones, jt.ones(5), 3)
     with pytest.raises(ValueError, match=r"x: expected float32 \[N, C, H, W\]"):
@@ -111,4 +121,5 @@ def test_the_eps_that_is_left_out():
     x, weight, bias, _ = (jt.array(value) for value in numbers((2, 8, 5, 7), spread=0.001))
     given, left_out = (group_norm(x, weight, bias, 4, *eps).numpy() for eps in ((1e-5,), ()))
     np.testing.assert_array_equal(left_out, given)
+    assert (left_out < 0).any()  # nor is there a ReLU that nobody asked for
     assert np.abs(group_norm(x, weight, bias, 4, 1e-6).numpy() - given).max() > 0.1

@@ -29,6 +29,13 @@ def test_sgd(where):
         assert all(np.array_equal(a.numpy(), b) for a, b in zip(part, before))
 
 
+def test_memory(allocated):
+    given = [[jt.array(a) for a in arrays(k, [(3, 2), (4,)])] for k in range(3)]
+    many.sgd(*given, 0.1, 0.9, 0.05, kernels=many.KERNELS.shimmed())
+    many.report([jt.array([1.5])], given[0], kernels=many.KERNELS.shimmed())
+    assert allocated == [[6, 4, 6, 4], [3]]  # weights and momenta; a number for each entry
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_report(value, where):
     given = arrays(3)
@@ -49,6 +56,14 @@ def test_bad_arguments():
         many.sgd([one], [], [one], 1, 1, 1)
     with pytest.raises(ValueError, match=r"array 1 is float32 \[3\], expected float32 \[2\]"):
         many.sgd([one], [jt.ones((3,))], [one], 1, 1, 1)
+    with pytest.raises(ValueError, match=r"array 2 is int32 \[2\], expected float32 \[2\]"):
+        many.sgd([one], [one], [one.int32()], 1, 1, 1)
+    with pytest.raises(ValueError, match="2 weights, 2 gradients, 1 momenta"):
+        many.sgd([one] * 2, [one] * 2, [one], 1, 1, 1)
+    with pytest.raises(ValueError, match=r"entry 1 is int32 \[2\]"):
+        many.report([jt.ones((1,))], [one.int32()])
+    with pytest.raises(ValueError, match=r"entry 63 is float32 \[2\]"):  # 64 numbers are not too many
+        many.report([jt.ones((1,))] * 63 + [one], [])
     with pytest.raises(ValueError, match=r"entry 0 is float32 \[2\]"):
         many.report([one], [])
     with pytest.raises(ValueError, match="at most 64 numbers, got 65"):

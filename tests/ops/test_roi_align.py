@@ -182,6 +182,36 @@ def test_three_levels():
         np.testing.assert_allclose(pooled[level], expected, rtol=0, atol=1e-4)
 
 
+def test_boxes_as_an_array_and_what_is_left_out(monkeypatch):
+    random = np.random.default_rng(9)
+    features = [jt.array(feature) for feature in network_features(random, 2, 3)]
+    given = multilevel_roi_align(features, jt.array(reference.EDGE_ROIS), reference.SIZES, reference.SCALES, 2, True)
+    numbers, code = [], jt.code
+    monkeypatch.setattr(jt, "code", lambda *args, data, **more: numbers.append(data) or code(*args, data=data, **more))
+    as_array = multilevel_roi_align(features, reference.EDGE_ROIS, reference.SIZES, reference.SCALES)
+    alone = roi_align(features[1], reference.EDGE_ROIS.tolist(), reference.SIZES[1], reference.SCALES[1])
+    for one, other in zip([*as_array, alone], [*given, given[1]]):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    jt.grad(as_array[0].sum() + alone.sum(), features)
+    assert [entry["sampling"] for entry in numbers] == [2] * 4
+    assert [entry["deterministic"] for entry in numbers[2:]] == [1, 1]  # unless somebody asks for atomic additions
+
+
+@pytest.mark.parametrize("sampling", [0, 1])
+def test_sampling(sampling):
+    feature = np.random.default_rng(10).standard_normal((1, 2, 20, 30)).astype(np.float32)
+    found = roi_align(jt.array(feature), [[0, 8, 16, 200, 120]], 3, 0.125, sampling).numpy()
+    expected = reference.roi_align_forward(feature, np.array([[0, 8, 16, 200, 120]]), 3, 0.125, sampling)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("far", [2**24, -(2**24)])
+def test_how_far_a_corner_may_be(far):
+    roi_align(jt.zeros((1, 2, 4, 4)), [[0, 1, 2, far, 40]], 4, 0.125).numpy()
+    with pytest.raises(ValueError, match="rois: box 0 is not finite or too large"):
+        roi_align(jt.zeros((1, 2, 4, 4)), [[0, 1, 2, np.sign(far) * (2**24 + 2), 40]], 4, 0.125)  # the next float32
+
+
 BOX = [0, 1, 2, 30, 40]
 
 
@@ -191,7 +221,14 @@ BOX = [0, 1, 2, 30, 40]
         ({"features": np.zeros((1, 2, 4, 4), np.float32)}, r"features\[0\]: expected a float32 Var .* got float32"),
         ({"features": jt.zeros((2, 4, 4))}, r"features\[0\]: .* got float32 \[2, 4, 4\]"),
         ({"features": jt.zeros((1, 2, 4, 4), "float64")}, r"features\[0\]: .* got float64"),
-        ({"rois": np.zeros((3, 4), np.float32)}, r"rois: expected float32 \[R, 5\]"),
+        ({"features": [1, 2]}, r"features\[0\]: expected a float32 Var \[N, C, H, W\], got list"),
+        ({"features": jt.zeros((1, 2, 0, 4))}, r"features\[0\]: empty"),
+        ({"features": jt.zeros((0, 2, 4, 4))}, r"features\[0\]: empty"),
+        ({"rois": np.zeros((3, 4), np.float32)}, r"rois: expected float32 \[R, 5\] .* got float32 \[3, 4\]"),
+        ({"rois": np.zeros(5, np.float32)}, r"rois: expected float32 \[R, 5\] .* got float32 \[5\]"),
+        ({"rois": jt.zeros((3, 4))}, r"rois: expected float32 \[R, 5\] .* got float32 \[3, 4\]"),
+        ({"rois": jt.zeros(5)}, r"rois: expected float32 \[R, 5\] .* got float32 \[5\]"),
+        ({"sampling_ratio": 1.5}, "sampling_ratio: must be a whole number of at least 0, got 1.5"),
         ({"rois": jt.zeros((3, 5), "int32")}, r"rois: .* got int32"),
         ({"rois": [BOX, [0, 1, np.nan, 30, 40]]}, "rois: box 1 is not finite"),
         ({"rois": [BOX, BOX, [0, 1, 2, np.inf, 40]]}, "rois: box 2 is not finite"),
@@ -218,6 +255,10 @@ def test_bad_levels():
         multilevel_roi_align([jt.zeros((1, 2, 4, 4))] * 2, [BOX], (4, 4), (0.125,))
     with pytest.raises(ValueError, match="1 to 8 levels are supported, got 0"):
         multilevel_roi_align([], [BOX], (), ())
+    with pytest.raises(ValueError, match="1 to 8 levels are supported, got 9"):
+        multilevel_roi_align([jt.zeros((1, 2, 4, 4))] * 9, [BOX], (4,) * 9, (0.125,) * 9)
+    with pytest.raises(ValueError, match="output_sizes: 7 values for 8 levels"):  # eight are not too many
+        multilevel_roi_align([jt.zeros((1, 2, 4, 4))] * 8, [BOX], (4,) * 7, (0.125,) * 8)
 
 
 BAD_BOXES = [[0, 1, np.nan, 30, 40], [0, 1, 2, np.inf, 40], [1, 1, 2, 30, 40], [-1, 1, 2, 30, 40]]
