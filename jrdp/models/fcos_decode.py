@@ -13,7 +13,8 @@ from jrdp.errors import UserError
 from jrdp.models.fcos_targets import locations
 from jrdp.models.shapes import LEVELS, STRIDES
 from jrdp.models.transfer import fetch
-from jrdp.ops import Limits, decode_on_device, found_in, nms
+from jrdp.ops import Limits, decode_on_device, decoding, found_in, nms
+from jrdp.ops.compile import Kernels
 from jrdp.structures import ImageBatch, Instances
 
 
@@ -94,12 +95,23 @@ def decode_vars(
     config: FcosConfig,
 ) -> list[Detections]:
     """`decode` for answers that are still being computed: where they are, waiting once, for the boxes or the answers."""
-    if not jt.flags.use_cuda:
-        values = jt.fetch_sync([*logits, *distances, *centerness])
-        levels = len(logits)
-        return decode(values[:levels], values[levels : 2 * levels], values[2 * levels :], sizes, config)
+    if jt.flags.use_cuda:
+        return decode_launched(logits, distances, centerness, sizes, config)
+    values = iter(jt.fetch_sync([*logits, *distances, *centerness]))
+    return decode(*[[next(values) for _ in levels] for levels in (logits, distances, centerness)], sizes, config)
+
+
+def decode_launched(
+    logits: list[jt.Var],
+    distances: list[jt.Var],
+    centerness: list[jt.Var],
+    sizes: list[tuple[int, int]],
+    config: FcosConfig,
+    kernels: Kernels = decoding.KERNELS,
+) -> list[Detections]:
+    """`decode` by the operator for GPUs, which tells of a fault without its name and level."""
     answers = [[level.float32() for level in levels] for levels in (logits, distances, centerness)]
-    found = decode_on_device(*answers, STRIDES[: len(logits)], np.array(sizes), limits_of(config))
+    found = decode_on_device(*answers, STRIDES[: len(logits)], np.array(sizes), limits_of(config), kernels)
     boxes, scores, status = found_in(fetch(found), len(sizes))
     faults = ["classification, distances or centerness" if fault else "" for fault in status[:, 1]]
     return [

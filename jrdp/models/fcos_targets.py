@@ -10,7 +10,7 @@ from jrdp import boxes as box_ops
 
 # A location of P3..P7 answers for a box when its largest distance to a side lies in the level's range, both ends
 # included: at a boundary two levels are positive (convention 25).
-RANGES = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8))
+RANGES = ((0, 64), (64, 128), (128, 256), (256, 512), (512, np.inf))
 
 
 class LocationTargets(NamedTuple):

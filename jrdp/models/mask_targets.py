@@ -25,7 +25,7 @@ def project_masks(targets: Targets, matched: np.ndarray, boxes: np.ndarray, size
     """
     boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
     result = np.zeros((len(boxes), size, size), dtype=np.uint8)
-    for row, (instance, box) in enumerate(zip(np.asarray(matched, dtype=np.int64), boxes)):
+    for row, (instance, box) in enumerate(zip(matched, boxes)):
         if not np.isfinite(box).all():
             continue
         origin, scale = _frame(box, targets.size, size)
@@ -56,8 +56,8 @@ def _rasterise(polygons: list[np.ndarray], origin: np.ndarray, scale: np.ndarray
 
 def _sample(bitmap: np.ndarray, origin: np.ndarray, scale: np.ndarray, size: int) -> np.ndarray:
     height, width = bitmap.shape
-    centres = np.arange(size, dtype=np.float32) + np.float32(0.5)
+    centres = np.arange(size) + 0.5
     columns = np.floor(origin[0] + centres / scale[0]).astype(np.int64)
     rows = np.floor(origin[1] + centres / scale[1]).astype(np.int64)
     inside = (rows < height)[:, None] & (columns < width)[None, :]  # the origin is never negative
-    return bitmap[np.minimum(rows, height - 1)[:, None], np.minimum(columns, width - 1)[None, :]] * inside
+    return np.where(inside, bitmap[np.minimum(rows, height - 1)[:, None], np.minimum(columns, width - 1)[None, :]], 0)

@@ -96,8 +96,8 @@ def test_boxes_without_extent_do_not_fail(kind):
     if kind == "bitmap":
         targets = _targets([None], (50, 60), [_draw(square, (50, 60))])
     inside, above = [20, 15, 20, 30], [20, 2, 20, 2]
-    masks = project_masks(targets, [0, 0, 0, 0], [inside, above, [30, 30, 20, 20], [np.nan, 0, np.inf, 5]])
-    assert masks[0].all() and not masks[1].any() and not masks[3].any()
+    masks = project_masks(targets, [0, 0, 0, 0], [inside, above, [np.nan, 0, np.inf, 5], [30, 30, 20, 20]])
+    assert masks[0].all() and not masks[1].any() and not masks[2].any() and masks[3].all()
     tiny = project_masks(targets, [0], [[39.99999, 20, 40, 20.00001]])
     assert tiny.shape == (1, 32, 32)
 
@@ -114,6 +114,21 @@ def test_a_box_beyond_the_picture_begins_at_its_last_pixel():
     bitmap[49, 59] = 1
     (mask,) = project_masks(_targets([None], (50, 60), [bitmap]), [0], [[80, 70, 82, 72]], size=4)
     assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_polygons_are_placed_in_float32():
+    """(119.8 - 54.9) * 32 / (125.3 - 54.9) is 29.5, the middle of a pixel, in float32, and 29.4999996 in more digits."""
+    polygon = [[0, 0, 119.8, 0, 119.8, 32, 0, 32]]
+    (mask,) = project_masks(_targets([polygon], (40, 200)), [0], [[54.9, 0, 125.3, 32]])
+    assert mask.sum(axis=1).tolist() == [30] * 32
+
+
+def test_boxes_count_in_float32():
+    """As the network gives them: what float64 tells from a half is one there."""
+    bitmap = np.zeros((4, 6), np.uint8)
+    bitmap[0, 3] = 1
+    (mask,) = project_masks(_targets([None], (4, 6), [bitmap]), [0], [[2.5 - 1e-9, 0, 3.5 - 1e-9, 1]], size=1)
+    assert mask.tolist() == [[1]]
 
 
 def test_no_boxes():

@@ -5,16 +5,14 @@ import numpy as np
 import pytest
 
 from jrdp.config import FcosConfig
-from jrdp.models.fcos_decode import decode, limits_of
+from jrdp.models.fcos_decode import decode, decode_launched, limits_of
 from jrdp.models.shapes import STRIDES
-from jrdp.ops import decode_on_device, decoding, found_in
+from jrdp.ops import decode_on_device, decoding
 
 
 def decode_through_the_shim(logits, distances, centerness, sizes, config):
     levels = [[jt.array(level) for level in levels] for levels in (logits, distances, centerness)]
-    found = decode_on_device(*levels, STRIDES[: len(logits)], sizes, limits_of(config), decoding.KERNELS.shimmed())
-    boxes, scores, status = found_in(found.numpy(), len(sizes))
-    return [(boxes[image, :count], scores[image, :count], fault) for image, (count, fault) in enumerate(status)]
+    return decode_launched(*levels, sizes, config, decoding.KERNELS.shimmed())
 
 
 def assert_same(found, expected):
