@@ -150,7 +150,7 @@ def _changes(tree: ast.Module) -> Iterator[tuple[ast.AST, callable]]:
             yield node, lambda node=node, other=other: setattr(node, "op", other())
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub, ast.Invert)):
             yield node, lambda place=(parent, field, index), node=node: _put(*place, node.operand)
-        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value + 1 != node.value:
             yield node, lambda node=node: setattr(node, "value", node.value + 1)
         elif isinstance(node, ast.Constant) and type(node.value) is bool:
             yield node, lambda node=node: setattr(node, "value", not node.value)

@@ -11,6 +11,7 @@ MODULE = '''"""A module with 1 + 1 in its docstring."""
 from typing import Optional
 
 LIMIT: int = 3
+FAR = 1e300  # one more is the same number
 
 def size(values: list, least: Optional[int] = None, strict=True) -> int:
     total = 0
