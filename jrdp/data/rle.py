@@ -82,7 +82,7 @@ def decode_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def encode_mask(mask: np.ndarray) -> dict:
     """A mask `[height, width]` as compressed COCO RLE whose counts are a string, ready for json."""
-    packed = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    packed = coco_mask.encode(np.asfortranarray(np.asarray(mask, dtype=bool)).view(np.uint8))
     return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode("ascii")}
 
 

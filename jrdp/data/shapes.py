@@ -66,7 +66,7 @@ def parse_segmentation(segmentation: Any, height: int, width: int) -> tuple[Part
         if abs(furthest) > FAR:
             raise ValueError(f"a polygon with the coordinate {furthest:g}, far outside its picture of {width}x{height}")
         corners = points.reshape(-1, 2)
-        outline += float(np.abs(np.roll(corners, -1, axis=0) - corners).max(axis=1).sum())
+        outline += float(np.abs(np.roll(corners, 1, axis=0) - corners).max(axis=1).sum())
         parts.append(points)
     if outline > max(MOST_OUTLINE, 4.0 * height * width):
         raise ValueError(f"polygons whose edges are {outline:g} pixels long, in a picture of {width}x{height}")

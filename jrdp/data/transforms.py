@@ -114,8 +114,8 @@ def decoded(image: Image.Image, upright: bool, mode: Optional[str] = "RGB", name
 def _has_several_frames(image: Image.Image) -> bool:
     """Whether the file holds more pictures of the same kind: an animation or pages, no thumbnails or gain maps of telephones."""
     try:
-        return image.format in ("GIF", "WEBP", "PNG", "TIFF") and bool(getattr(image, "is_animated", False))
-    except Exception:  # a damaged second frame
+        return image.format in ("GIF", "WEBP", "PNG", "TIFF") and bool(image.is_animated)
+    except Exception:  # a damaged second frame, or a decoder that reads the first alone
         return False
 
 

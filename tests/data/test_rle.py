@@ -31,8 +31,10 @@ def test_round_trips_and_agreement_with_pycocotools(mask):
 
 
 def test_any_number_but_zero_is_part_of_a_mask():
-    mask = np.array([[0, 3, 1], [2, 2, 0]], np.uint8)
-    assert rle.encode_mask_as_list(mask) == rle.encode_mask_as_list(mask > 0) == {"size": [2, 3], "counts": [1, 4, 1]}
+    for kind in (np.uint8, np.int64, np.float32):
+        mask = np.array([[0, 3, 1], [2, 2, 0]], kind)
+        assert rle.encode_mask_as_list(mask) == rle.encode_mask_as_list(mask > 0) == {"size": [2, 3], "counts": [1, 4, 1]}
+        assert rle.encode_mask(mask) == rle.encode_mask(mask > 0) == {"size": [2, 3], "counts": "141"}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,9 @@ def test_any_number_but_zero_is_part_of_a_mask():
         ({"size": [5, 7], "counts": "R"}, "damaged"),
         ({"size": [5, 7], "counts": "oooooooooooooooooooo"}, "damaged"),
         ({"size": [5, 7], "counts": "1\u00e41"}, "damaged"),
-        ({"size": [5, 7], "counts": ""}, "covers 0"),
+        ({"size": [5, 7], "counts": "\ud800"}, "holds a character that no RLE has"),  # half of one, as JSON can write it
+        ({"size": [5, 7], "counts": ""}, "covers 0 pixels"),
+        ({"size": [5, 7], "counts": []}, "covers 0 pixels"),
     ],
 )
 def test_damaged_encodings(segmentation, words):

@@ -35,7 +35,7 @@ def test_outlines_are_as_long_as_two_million_or_four_times_the_picture():
 def test_parts_of_less_than_three_corners_are_left_out():
     parts, _ = parse_segmentation([[1, 2, 3, 4], [1, 2, 3, 4, 5, 6], []], 10, 10)
     assert [part.tolist() for part in parts] == [[1, 2, 3, 4, 5, 6]]
-    assert parse_segmentation([], 10, 10) == ([], None)
+    assert parse_segmentation([], 10, 10) == parse_segmentation([[1, 2], [3, 4]], 10, 10) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,10 @@ def test_parts_of_less_than_three_corners_are_left_out():
         ([[1, 2, 3, 4, 5, 6, 7]], "malformed polygon"),
         ([[1, 2], [3, 4], [5, 6]], "a polygon that is a list of points"),
         ([[0, 1] * 5] * 10, "a mask in numbers"),
+        ([[1, 2], [3, 4], None], "malformed polygon: None"),
+        ([["a", "b"]] * 3, r"malformed polygon: \['a', 'b'\]"),
+        ([10] * 15, r"one list of numbers, \[10(, 10){14}\]: it needs"),  # 60 characters: shown as they are
+        ([10] * 14 + [100], r"one list of numbers, \[10(, 10){13}, \.\.\.: it needs"),
         ([[1, 2, 3, 4, 5, float("nan")]], "malformed polygon"),
         ([[1, 2, 3, 4, 5, True]], "malformed polygon"),
         ([3], "one list of numbers"),
@@ -66,7 +70,7 @@ def test_runs_become_an_rle_and_nothing_becomes_an_empty_one():
 
 def test_areas_and_bounds():
     _, runs = parse_segmentation(encode_mask(BLOB), 5, 7)
-    assert area_of(None, runs, 5, 7) == 12 and area_of([], None, 5, 7) == 0 and area_of(None, None, 5, 7) == 0
+    assert area_of(None, runs, 5, 7) == 12 and area_of(None, np.array([4, 2, 29]), 5, 7) == 2 and area_of([], None, 5, 7) == 0 and area_of(None, None, 5, 7) == 0
     assert area_of([np.array([2.0, 1, 6, 1, 6, 4, 2, 4])], None, 5, 7) == 12
     assert bounds_of(None, runs, 5) == (2, 1, 6, 4)
     assert bounds_of([np.array([2.5, 1, 6, 1, 6, 4]), np.array([3.0, 3, 4, 4.5, 5, 3])], None, 5) == (2.5, 1, 6, 4.5)

@@ -71,11 +71,23 @@ def test_flip_mirrors_the_resized_pixels():
     assert flipped.flags.c_contiguous
 
 
-def test_other_conventions():
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_other_conventions(scale):
+    """In float32 at every step, as released."""
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (320, 320, 3), dtype=np.uint8))
-    config = InputConfig(channel_order="rgb", scale=1.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    expected = (np.asarray(image).astype(np.float64) / 255 - config.mean) / config.std
-    assert np.allclose(transforms.prepare_image(image, config).pixels.transpose(1, 2, 0), expected, atol=1e-6)
+    config = InputConfig(channel_order="rgb", scale=scale, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    pixels = transforms.prepare_image(image, config).pixels.transpose(1, 2, 0)
+    expected = (np.asarray(image).astype(np.float64) / 255 * scale - config.mean) / config.std
+    assert np.allclose(pixels, expected, atol=1e-6)
+    one_by_one = np.float32(np.asarray(image)) / np.float32(255) * np.float32(scale)
+    assert np.array_equal(pixels, (one_by_one - np.float32(config.mean)) / np.float32(config.std))
+
+
+def test_a_prepared_picture_knows_its_file(tmp_path):
+    Image.new("RGB", (12, 9)).save(tmp_path / "a.png")
+    read = transforms.read_image(tmp_path / "a.png")
+    assert transforms.prepare_image(read, InputConfig()).file == str(tmp_path / "a.png")
+    assert transforms.prepare_image(Image.new("RGB", (12, 9)), InputConfig()).file is None
 
 
 def test_padding_is_zero_and_right_and_bottom():
@@ -178,6 +190,20 @@ def test_pictures_are_never_filled_up(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(UserError, match="LOAD_TRUNCATED_IMAGES"):
         transforms.read_image(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [(OSError(13, "Permission denied"), "Permission denied"), (SyntaxError("not a\nTIFF"), "not a TIFF"), (MemoryError(), "MemoryError")],
+)
+def test_what_a_decoder_says_is_told_in_one_line(tmp_path, monkeypatch, error, words):
+    def fail(*_, **__):
+        raise error
+
+    _noise(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match=f"^cannot read image .*x.png: {words}$"):
+        transforms.read_image(tmp_path / "x.png")
 
 
 def test_missing_file_and_folder(tmp_path):

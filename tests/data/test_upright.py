@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jrdp.data.transforms import PICTURE_SUFFIXES, exif_orientation, is_readable, read_image
+from jrdp.data.transforms import PICTURE_SUFFIXES, decoded, exif_orientation, is_readable, read_image
 from jrdp.dataset_tools.check import check_dataset
 from jrdp.engine.pictures import list_pictures
 from jrdp.errors import UserError
@@ -143,6 +143,12 @@ def test_damaged_exif_is_upright():
     assert exif_orientation(picture) == 1
     picture.getexif()[0x0112] = 6
     assert exif_orientation(picture) == 6
+
+
+def test_a_decoder_that_reads_one_frame_alone_tells_of_no_other():
+    picture = Image.new("RGB", (4, 3))
+    picture.format = "WEBP"
+    assert not decoded(picture, upright=False).info.get("first_of")
 
 
 def test_frames_and_pages_after_the_first_are_told(tmp_path):
