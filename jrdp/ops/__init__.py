@@ -2,7 +2,7 @@
 of an FCOS head beside the other, gradients and SGD for all parameters at once."""
 
 from . import canvas
-from .constants import constant
+from .compile import constant
 from .decoding import Limits, decode_on_device, found_in
 from .frozen_norm import frozen_norm
 from .joining import join

@@ -10,8 +10,7 @@ from typing import NamedTuple, Sequence
 
 import jittor as jt
 
-from .checks import need_float32
-from .compile import Kernels
+from .compile import Kernels, need_float32
 
 MAX_LEVELS = 8  # kCanvasMaxLevels in kernels/canvas.cuh
 KERNELS = Kernels(cpu=None, cuda="canvas.cuh")

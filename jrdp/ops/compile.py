@@ -1,4 +1,4 @@
-"""How the kernel files in `kernels/` become Jittor operators."""
+"""How the kernel files in `kernels/` become Jittor operators, and what these have in common."""
 
 from __future__ import annotations
 
@@ -61,3 +61,20 @@ class Kernels:
 
 def _include(name: str) -> str:
     return f'#include "{KERNELS / name}"\n'
+
+
+_CONSTANT = Kernels(cpu="constant.h", cuda="constant.cuh")
+
+
+def constant(number: float, kernels: Kernels = _CONSTANT):
+    """A number as a Var [1] float32 without a gradient, without a kernel compiled for it and without a copy to the device."""
+    (value,) = kernels.run('constant_set(data["number"], out0_p);', [], [[1]], ["float32"], {"number": number})
+    return value.stop_grad()
+
+
+def need_float32(name: str, value, *shape) -> None:
+    """Raise ValueError unless the Var `value` is float32 of this shape; a letter stands for a dimension of any length."""
+    fits = value.ndim == len(shape) and all(isinstance(n, str) or n == m for n, m in zip(shape, value.shape))
+    if not fits or value.dtype != "float32":
+        expected = ", ".join(map(str, shape))
+        raise ValueError(f"{name}: expected float32 [{expected}], got {value.dtype} {list(value.shape)}")

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import jittor as jt
 
-from .checks import need_float32
-from .compile import Kernels
+from .compile import Kernels, need_float32
 
 KERNELS = Kernels(cpu=None, cuda="frozen_norm.cuh")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import jittor as jt
 
-from .checks import need_float32
-from .compile import Kernels
+from .compile import Kernels, need_float32
 
 KERNELS = Kernels(cpu="group_norm.h", cuda="group_norm.cuh")
 
