@@ -24,14 +24,22 @@ def for_prediction(network: RDPNet, config: Config) -> RDPNet | FastNetwork:
         UserError: for "fast" or a precision that only it has on a GPU, with a part of the network that the engine does not
             know, or on a processor that has not this precision.
     """
-    if not asks_for_fast(config.test):
-        if config.test.engine == "plain" or _obstacle(config) or foreign_layer(network):
-            return network
-    refuse_unfit_engine(config)
+    if not predicts_fast(config):
+        return network
     foreign = foreign_layer(network)
-    if foreign:
+    if foreign and asks_for_fast(config.test):
         _refuse(config.test, f"it does not know the network's {foreign}")
+    if foreign:
+        return network
     return fast_network({name: value.numpy() for name, value in named_tensors(network).items()}, config)
+
+
+def predicts_fast(config: Config) -> bool:
+    """Whether the fast engine is to predict for a network that is as `config` says. Raises `UserError` as `for_prediction`."""
+    if not asks_for_fast(config.test) and (config.test.engine == "plain" or _obstacle(config)):
+        return False
+    refuse_unfit_engine(config)
+    return True
 
 
 def fast_network(tensors: Mapping[str, np.ndarray], config: Config) -> FastNetwork:

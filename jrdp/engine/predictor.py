@@ -14,9 +14,10 @@ from jrdp import interchange, visualize
 from jrdp.config import Config
 from jrdp.data.transforms import batch_images, decoded, prepare_image, read_image
 from jrdp.engine.inference import detect_batch, sorted_by_score
-from jrdp.engine.network import for_prediction
+from jrdp.engine.network import fast_network, predicts_fast
 from jrdp.engine.weights import check_finite
 from jrdp.fast import FastNetwork
+from jrdp.fast.network import tensor_shapes
 from jrdp.interchange import WeightFile, native
 from jrdp.models.layers import without_initial_weights
 from jrdp.models.rdpnet import RDPNet
@@ -140,8 +141,11 @@ def build(file: WeightFile, config: Config) -> SalientInstanceModel:
     Raises:
         UserError: if the file does not hold exactly the tensors of that network.
     """
-    network = _filled(file, config)
-    return SalientInstanceModel(for_prediction(network, config), config, _ReadAgain(file.path, config))
+    if predicts_fast(config):
+        engine = fast_network(_fitting(tensor_shapes(config.model), file), config)
+    else:
+        engine = _filled(file, config)
+    return SalientInstanceModel(engine, config, _ReadAgain(file.path, config))
 
 
 class _ReadAgain:
@@ -164,10 +168,14 @@ def _filled(file: WeightFile, config: Config) -> RDPNet:
     with without_initial_weights():
         network = RDPNet(config.model)
     shapes = {name: tuple(value.shape) for name, value in named_tensors(network).items()}
+    assign_state(network, _fitting(shapes, file))
+    return network
+
+
+def _fitting(shapes: dict[str, tuple], file: WeightFile) -> dict[str, np.ndarray]:
     tensors = interchange.match(shapes, file).tensors
     check_finite(tensors, file.path)
-    assign_state(network, tensors)
-    return network
+    return tensors
 
 
 def _as_image(picture: str | Path | Image.Image | np.ndarray, upright: bool) -> Image.Image:

@@ -120,4 +120,5 @@ def fold_batch_norm(weight: np.ndarray, norm: Mapping[str, np.ndarray]) -> tuple
     """Weights `[O, C, k, k]` and bias `[O]` of a convolution with the frozen batch norm (no epsilon) after it."""
     scale = norm["weight"].astype(np.float64) / np.sqrt(norm["running_var"].astype(np.float64))
     bias = norm["bias"] - norm["running_mean"] * scale
-    return (weight * scale[:, None, None, None]).astype(np.float32), bias.astype(np.float32)
+    folded = np.multiply(weight, scale[:, None, None, None], out=np.empty(weight.shape, np.float32), casting="same_kind")
+    return folded, bias.astype(np.float32)

@@ -37,15 +37,18 @@ def unsupported(config: ModelConfig) -> str | None:
     return None
 
 
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple]:
+    """The tensors of the network of a configuration that the engine knows, in the released order."""
+    pyramid = config.pyramid
+    layout = network_layout(
+        config.backbone.name, pyramid.enhancement, pyramid.levels, pyramid.fusion, config.fcos.channels, config.mask.head
+    )
+    return {entry.name: entry.shape for entry in layout}
+
+
 def refuse_other_tensors(shapes: Mapping[str, tuple], config: ModelConfig) -> None:
     """Raise `UserError` unless tensors of these shapes are exactly those of the network that the engine has."""
-    pyramid = config.pyramid
-    expected = {
-        entry.name: entry.shape
-        for entry in network_layout(
-            config.backbone.name, pyramid.enhancement, pyramid.levels, pyramid.fusion, config.fcos.channels, config.mask.head
-        )
-    }
+    expected = tensor_shapes(config)
     given = {name: shape for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
     for what, names in (
         ("does not know", sorted(given.keys() - expected.keys())),
