@@ -2,7 +2,7 @@
 
 The whole network learns on generated pictures (`jrdp data sample` with another seed than the quickstart's), its backbone
 cut down to what the packaged file keeps, with batch norm that learns. What is written are the kept filters and their
-batch norms as scale and shift, float32; `jrdp/interchange/start.py` packs and unpacks them. `--pack OUT.npz` writes the file.
+batch norms as scale and shift, float32; `jrdp/interchange/packed_backbone.py` packs and unpacks them. `--pack OUT.npz` writes the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from jrdp.config import load_config
 from jrdp.dataset_tools.sample import write_sample
-from jrdp.interchange import start
+from jrdp.interchange import packed_backbone
 from jrdp.interchange.safetensors_file import write_safetensors
 from jrdp.machine import runtime
 
@@ -36,9 +36,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     options = parser.parse_args()
     if options.pack:
-        with open(start.PATH, "wb") as stream:
-            metadata = {"format": "pt", "jrdp": json.dumps({"packed": start.NAME})}
-            write_safetensors(stream, start.pack(dict(np.load(options.out))), metadata)
+        with open(packed_backbone.PATH, "wb") as stream:
+            metadata = {"format": "pt", "jrdp": json.dumps({"packed": packed_backbone.NAME})}
+            write_safetensors(stream, packed_backbone.pack(dict(np.load(options.out))), metadata)
         return
     folder = options.out.parent / "start_pictures"
     if not (folder / "train.json").exists():
@@ -77,7 +77,7 @@ def run(config, options) -> None:
 
     model = RDPNet(config.model)
     body = model.backbone.body
-    for name, blocks in start.KEPT.items():
+    for name, blocks in packed_backbone.KEPT.items():
         layer = getattr(body, name)
         setattr(body, name, nn.Sequential(*list(layer.layers.values())[:blocks]))
     body.layer4 = TwoCopies()

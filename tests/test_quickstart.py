@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jrdp.config import load_config
-from jrdp.interchange import start
+from jrdp.interchange import packed_backbone
 from jrdp.interchange.published import locate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def test_the_page_shows_what_was_found_and_what_to_do_next(page, monkeypatch, tm
 
 
 def test_the_quickstarts_begin_where_they_say():
-    assert locate(load_config(ROOT / "configs" / "quickstart.yaml").train.weights) == start.PATH
+    assert locate(load_config(ROOT / "configs" / "quickstart.yaml").train.weights) == packed_backbone.PATH
     photos = load_config(ROOT / "configs" / "quickstart_photos.yaml")
     assert photos.train.weights == "weights/r50_imagenet.safetensors"
     assert max(photos.solver.steps) < photos.solver.max_iterations

@@ -18,7 +18,7 @@ from jrdp.data.shapes import finite_numbers
 from jrdp.engine.weights import check_finite
 from jrdp.errors import UserError
 from jrdp.interchange import WeightFile, native
-from jrdp.interchange.training import TrainingState
+from jrdp.interchange.training_state import TrainingState
 
 
 def save_checkpoint(

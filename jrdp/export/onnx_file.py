@@ -12,7 +12,7 @@ from jrdp.config import Config, ModelConfig
 from jrdp.engine.weights import config_of
 from jrdp.errors import UserError
 from jrdp.files import write_bytes
-from jrdp.interchange.layout import network_layout
+from jrdp.interchange.layout import layout_of
 from jrdp.models.shapes import RESNETS
 
 
@@ -45,7 +45,7 @@ def export(
 
 def unsupported(config: ModelConfig) -> str | None:
     """Why this network cannot be exported; None when it can."""
-    from jrdp.export.network import ENHANCEMENTS
+    from jrdp.export.onnx_network import ENHANCEMENTS
 
     if config.backbone.name not in RESNETS:
         return f"it does not know model.backbone.name: {config.backbone.name}, only {', '.join(RESNETS)}"
@@ -63,23 +63,19 @@ def build(file: interchange.WeightFile, config: Config):
     Raises:
         UserError: for a network that the export does not know, or tensors that are not exactly those of the network.
     """
-    from jrdp.export import network
-    from jrdp.export.decoding import decode
+    from jrdp.export import onnx_network
+    from jrdp.export.onnx_decoding import decode
     from jrdp.export.graph import Graph
 
     model = config.model
     problem = unsupported(model)
     if problem is not None:
         raise UserError(f"this network cannot be exported to ONNX: {problem}")
-    pyramid = model.pyramid
-    layout = network_layout(
-        model.backbone.name, pyramid.enhancement, pyramid.levels, pyramid.fusion, model.fcos.channels, model.mask.head
-    )
-    graph = Graph(interchange.match({entry.name: entry.shape for entry in layout}, file).tensors)
-    x = network.preprocess(graph, "image", config.input)
-    levels = network.pyramid(graph, network.backbone(graph, x, model), model)
-    boxes, _ = decode(graph, network.head(graph, levels), "image", model.fcos, ("boxes", "scores"))
-    network.masks(graph, levels, boxes, "masks")
+    graph = Graph(interchange.match({entry.name: entry.shape for entry in layout_of(model)}, file).tensors)
+    x = onnx_network.preprocess(graph, "image", config.input)
+    levels = onnx_network.pyramid(graph, onnx_network.backbone(graph, x, model), model)
+    boxes, _ = decode(graph, onnx_network.head(graph, levels), "image", model.fcos, ("boxes", "scores"))
+    onnx_network.masks(graph, levels, boxes, "masks")
     return graph.model(
         inputs=[("image", "uint8", ["height", "width", 3])],
         outputs=[

@@ -10,7 +10,7 @@ from jrdp.interchange.convert import Conversion, convert
 from jrdp.interchange.imagenet import imagenet_weights, write_imagenet_weights
 from jrdp.interchange.matching import Matched, match, match_part
 from jrdp.interchange.tensors import BFloat16
-from jrdp.interchange.training import TrainingState, from_pytorch, to_pytorch
+from jrdp.interchange.training_state import TrainingState, from_pytorch, to_pytorch
 from jrdp.interchange.weight_file import WeightFile, infer_config, infer_model, read, stored_config, write
 
 __all__ = [

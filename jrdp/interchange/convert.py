@@ -9,12 +9,12 @@ from typing import Mapping, Optional
 from jrdp.config import Config, parse_config
 from jrdp.errors import UserError
 from jrdp.import_path import is_import_path
-from jrdp.interchange import native, training, weight_file
+from jrdp.interchange import native, training_state, weight_file
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.layout import Entry, backbone_layout, network_layout
 from jrdp.models.shapes import RESNETS
 from jrdp.interchange.matching import match
-from jrdp.interchange.training import TrainingState
+from jrdp.interchange.training_state import TrainingState
 from jrdp.interchange.weight_file import WeightFile
 
 
@@ -154,7 +154,7 @@ def _config_of(file: WeightFile) -> Config | None:
 def _state_of(file: WeightFile, layout: list[Entry]) -> TrainingState | None:
     try:
         if file.optimizer is not None:
-            return training.from_pytorch(file, {entry.name: entry.shape for entry in layout if entry.trainable})
+            return training_state.from_pytorch(file, {entry.name: entry.shape for entry in layout if entry.trainable})
         return native.read_state(file)
     except UserError as error:
         raise UserError(f"{error}; --weights-only converts the weights without the training state") from error
@@ -168,7 +168,7 @@ def _state_to_pytorch(file: WeightFile, layout: list[Entry], result: WeightFile)
     state = _state_of(file, layout)
     if state is not None:
         trainable = [entry.name for entry in layout if entry.trainable]
-        result.optimizer, result.scheduler = training.to_pytorch(state, trainable)
+        result.optimizer, result.scheduler = training_state.to_pytorch(state, trainable)
         result.iteration = state.iteration
 
 

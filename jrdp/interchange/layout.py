@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Mapping, Optional
+from typing import TYPE_CHECKING, Mapping, Optional
 
 from jrdp.models.shapes import (
     BODY_CHANNELS,
@@ -19,6 +19,9 @@ from jrdp.models.shapes import (
     STEM_CHANNELS,
     TOWER_DEPTH,
 )
+
+if TYPE_CHECKING:
+    from jrdp.config import ModelConfig
 
 BACKBONE = "backbone.body."
 LAST_SCALE = "rpn.head.scales.5.scale"  # built and stored by the released code, never used: no gradient, no momentum
@@ -161,6 +164,20 @@ def network_layout(
         group_norm(f"{extractor}.conv_maskdecoder_{index}.1", DECODER_CHANNELS)
     convolution(f"{predictor}.mask_fcn_logits", MASK_CHANNELS, DECODER_CHANNELS, 1)
     return entries
+
+
+def layout_of(model: ModelConfig) -> list[Entry]:
+    """The keys of the network that `model` describes, whose parts are the package's own."""
+    pyramid = model.pyramid
+    return network_layout(
+        model.backbone.name,
+        pyramid.enhancement,
+        pyramid.levels,
+        pyramid.fusion,
+        model.fcos.channels,
+        model.mask.head,
+        model.backbone.freeze_at,
+    )
 
 
 @dataclass(frozen=True)

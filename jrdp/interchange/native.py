@@ -12,7 +12,7 @@ from jrdp.config import Config
 from jrdp.errors import UserError
 from jrdp.interchange import weight_file
 from jrdp.interchange.tensors import as_float32
-from jrdp.interchange.training import TrainingState
+from jrdp.interchange.training_state import TrainingState
 from jrdp.interchange.weight_file import WeightFile
 from jrdp.version import __version__
 

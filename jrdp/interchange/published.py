@@ -13,7 +13,7 @@ import numpy as np
 
 from jrdp.errors import UserError
 from jrdp.files import sha256_of
-from jrdp.interchange import start, weight_file
+from jrdp.interchange import packed_backbone, weight_file
 from jrdp.interchange.layout import LAST_SCALE, network_layout
 from jrdp.interchange.matching import match
 from jrdp.interchange.tensors import as_float32
@@ -88,8 +88,8 @@ def locate(weights: str | Path) -> Path:
     if path.exists() or path.name != str(weights) or path.suffix.lower() in SUFFIXES:
         return path
     found = _in_places(path.name)
-    if found is None and path.name == start.NAME:
-        found = start.PATH
+    if found is None and path.name == packed_backbone.NAME:
+        found = packed_backbone.PATH
     if found is not None:
         return found
     folders = " and ".join(str(folder) for folder in _places())

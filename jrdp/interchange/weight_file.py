@@ -12,7 +12,7 @@ import numpy as np
 
 from jrdp.errors import UserError
 from jrdp.interchange import backbones
-from jrdp.interchange import start as backbone_start
+from jrdp.interchange import packed_backbone
 from jrdp.files import atomic_write, check_target, parse_json, refuse_special
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.jittor_pickle import is_jittor, read_pickle, write_jittor
@@ -38,7 +38,7 @@ class WeightFile:
         rows: one per tensor of the file, what became of it.
         wrapped: the state dict lay under a key ("model", "state_dict", ...), not at the top.
         prefix: what wrappers had put into every name, and was removed ("module.", "_orig_mod.", or nothing).
-        optimizer, scheduler: PyTorch's state dicts, with arrays; see `training.py`.
+        optimizer, scheduler: PyTorch's state dicts, with arrays; see `training_state.py`.
         iteration: iterations done, or None if the file does not say.
         metadata: the native header: "config", "preprocessing" (with "stride_in_1x1"), "versions", ...; for ImageNet
             backbones of torchvision and Detectron their known "preprocessing".
@@ -167,7 +167,7 @@ def _from_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> Wei
         file.metadata.update(native)
         file.iteration = _iterations(native.get("iteration"))
         if native.get("packed") is not None:
-            return WeightFile(backbone_start.expand(file.tensors), format=file.format, metadata=dict(backbone_start.METADATA))
+            return WeightFile(packed_backbone.expand(file.tensors), format=file.format, metadata=dict(packed_backbone.METADATA))
     return file
 
 

@@ -75,7 +75,7 @@ def test_it_starts_from_weights_that_the_configuration_names(monkeypatch, tmp_pa
         raise UserError("seen")
 
     monkeypatch.setattr(whole_training, "open_pair", stop)
-    for named, path in (("generated_r50", interchange.start.PATH), (str(tmp_path / "mine.pth"), tmp_path / "mine.pth")):
+    for named, path in (("generated_r50", interchange.packed_backbone.PATH), (str(tmp_path / "mine.pth"), tmp_path / "mine.pth")):
         with pytest.raises(UserError, match="seen"):
             compare_whole_training(Options(settings=[f"train.weights={named}"]), [], tmp_path, steps=1, seeds=[1])
         assert chosen[-1] == path

@@ -7,7 +7,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the export needs pip in
 pytest.importorskip("onnx", reason="the export needs pip install '.[onnx]'")
 
 from jrdp.config import FcosConfig
-from jrdp.export.decoding import decode as decode_onnx
+from jrdp.export.onnx_decoding import decode as decode_onnx
 from jrdp.export.graph import Graph
 from jrdp.models.fcos_decode import decode
 

@@ -11,7 +11,7 @@ from jrdp.config import Config, parse_config
 from jrdp.errors import UserError
 from jrdp.interchange import BFloat16, WeightFile, to_pytorch
 from jrdp.interchange.layout import LAST_SCALE, network_layout
-from jrdp.interchange.training import TrainingState
+from jrdp.interchange.training_state import TrainingState
 
 
 EVERYTHING_FROZEN = 5  # the backbone's momentum, most of the bytes, is not needed here

@@ -7,7 +7,7 @@ import pytest
 
 from jrdp import interchange
 from jrdp.errors import UserError
-from jrdp.interchange import BFloat16, WeightFile, layout, training
+from jrdp.interchange import BFloat16, WeightFile, layout, training_state
 
 torch = pytest.importorskip("torch")
 
@@ -161,11 +161,11 @@ def test_a_run_goes_on_across_the_hand_over(tmp_path):
 
     file = interchange.read(tmp_path / "x.pth")
     shapes = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
-    state = training.from_pytorch(file, shapes)
+    state = training_state.from_pytorch(file, shapes)
     assert state.iteration == 2 and state.solver["base_lr"] == pytest.approx(0.01)
     assert state.solver["bias_lr_factor"] == pytest.approx(2) and state.solver["steps"] == [6000]
     state.solver.update(warmup_iterations=0)
-    file.optimizer, file.scheduler = training.to_pytorch(state, list(shapes))
+    file.optimizer, file.scheduler = training_state.to_pytorch(state, list(shapes))
     interchange.write(tmp_path / "y.pth", file)
 
     again, other = start()
@@ -187,9 +187,9 @@ def test_optimizer_of_the_whole_network_loads_into_torch(tmp_path):
     parameters = [torch.nn.Parameter(torch.zeros(entry.shape)) for entry in entries]
     optimizer = torch.optim.SGD([{"params": [p]} for p in parameters], lr=0.1, momentum=0.9)
     momentum = {e.name: np.full(e.shape, i, np.float32) for i, e in enumerate(entries) if e.name != layout.LAST_SCALE}
-    state = training.TrainingState(momentum, 6500)
+    state = training_state.TrainingState(momentum, 6500)
     file = WeightFile({"x": np.zeros(1, np.float32)}, iteration=6500)
-    file.optimizer, file.scheduler = training.to_pytorch(state, [entry.name for entry in entries])
+    file.optimizer, file.scheduler = training_state.to_pytorch(state, [entry.name for entry in entries])
     interchange.write(tmp_path / "x.pth", file, legacy=True)
     optimizer.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True)["optimizer"])
     for index, (entry, parameter) in enumerate(zip(entries, parameters)):

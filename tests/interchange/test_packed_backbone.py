@@ -8,23 +8,23 @@ import pytest
 
 from jrdp import interchange
 from jrdp.files import sha256_of
-from jrdp.interchange import published, start
+from jrdp.interchange import packed_backbone, published
 from jrdp.interchange.layout import BACKBONE, backbone_layout
 from jrdp.interchange.safetensors_file import write_safetensors
 
 
 @pytest.fixture(scope="module")
 def file():
-    return interchange.read(published.locate(start.NAME))
+    return interchange.read(published.locate(packed_backbone.NAME))
 
 
 def test_it_is_small_and_a_whole_backbone(file):
-    assert os.path.getsize(start.PATH) < 3_000_000
+    assert os.path.getsize(packed_backbone.PATH) < 3_000_000
     expected = {entry.name: entry.shape for entry in backbone_layout("r50")}
     assert list(interchange.match(expected, file).tensors) == list(expected)
     assert all(np.isfinite(values).all() for values in file.tensors.values())
     assert file.metadata["preprocessing"]["channel_order"] == "bgr"
-    again = interchange.read(start.PATH)
+    again = interchange.read(packed_backbone.PATH)
     assert all(np.array_equal(again.tensors[name], values) for name, values in file.tensors.items())
 
 
@@ -37,7 +37,7 @@ def test_what_was_trained_is_kept_to_a_127th_of_a_channels_largest(tmp_path):
     }
     assert len(trained) == 9
     with open(tmp_path / "packed.safetensors", "wb") as stream:
-        write_safetensors(stream, start.pack(trained), {"jrdp": json.dumps({"packed": start.NAME})})
+        write_safetensors(stream, packed_backbone.pack(trained), {"jrdp": json.dumps({"packed": packed_backbone.NAME})})
     read = interchange.read(tmp_path / "packed.safetensors").tensors
     for name, values in trained.items():
         apart = np.abs(read[f"{BACKBONE}{name}"] - values)
@@ -60,8 +60,8 @@ def test_blocks_that_were_not_trained_begin_as_the_identity(file):
 
 def test_a_file_of_the_users_with_its_name_comes_first(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert published.locate(start.NAME) == start.PATH
+    assert published.locate(packed_backbone.NAME) == packed_backbone.PATH
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / f"{start.NAME}.safetensors").write_bytes(start.PATH.read_bytes())
-    assert sha256_of(published.locate(start.NAME)) == sha256_of(start.PATH)
-    assert published.locate(start.NAME) != start.PATH
+    (tmp_path / "weights" / f"{packed_backbone.NAME}.safetensors").write_bytes(packed_backbone.PATH.read_bytes())
+    assert sha256_of(published.locate(packed_backbone.NAME)) == sha256_of(packed_backbone.PATH)
+    assert published.locate(packed_backbone.NAME) != packed_backbone.PATH
