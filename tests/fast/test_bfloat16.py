@@ -175,7 +175,7 @@ def test_an_older_processor_multiplies_the_rounded_numbers_in_float32(seeded, r5
 @pytest.fixture
 def any_processor(monkeypatch):
     """`test.precision=bfloat16` runs here, whatever the processor has: the numbers are the same."""
-    monkeypatch.setattr(precision, "_obstacle", lambda: None)
+    monkeypatch.setattr(precision, "bfloat16_obstacle", lambda: None)
 
 
 def test_photographs_are_found_as_in_float32(shared, any_processor):

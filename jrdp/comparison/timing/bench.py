@@ -44,9 +44,9 @@ class BenchOptions:
 
     picture: a file, or None for a generated one of 720x480. twin_python: an interpreter that has torch, or None to
     time Jittor alone. compiled: also the twin compiled with frozen weights. rivals: also the twin in channels_last memory,
-    and there with bfloat16 autocast. onnxruntime: also `detect` beside the exported network in ONNX Runtime. threads: of
-    each side, None for all cores. engine: "fast" or "plain", of the Jittor side's prediction. training: also a training step,
-    and its forward pass alone without gradients.
+    and there with bfloat16 autocast where the processor has that. onnxruntime: also `detect` beside the exported network in
+    ONNX Runtime. threads: of each side, None for all cores. engine: "fast" or "plain", of the Jittor side's prediction.
+    training: also a training step, and its forward pass alone without gradients.
     """
 
     config: Optional[Path] = None
@@ -113,6 +113,7 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
             if options.training or part not in OF_TRAINING:
                 seconds[part] = _alternate(part, {kind: sides[kind] for kind in parts[part]}, options.rounds)
                 print_line(f"timed {part}")
+        obstacle = sides["jittor-bench"].ask("bfloat16_obstacle") if options.rivals else None
         workers.close()
         run = _Run(options, values, inputs, folder, threads)
         if options.compiled and options.twin_python is not None:
@@ -120,7 +121,10 @@ def run_bench(options: BenchOptions, out: Path, print_line: Callable[[str], None
         if options.rivals and options.twin_python is not None:
             timed = ("network", *TRAINING_STEPS) if options.training else ("network",)
             for form in FORMS:
-                seconds.update(run.against_torch(form, timed))
+                if form == "bfloat16" and obstacle:
+                    print_line(f"left out: PyTorch in bfloat16 ({obstacle})")
+                else:
+                    seconds.update(run.against_torch(form, timed))
         if options.onnxruntime:
             seconds.update(run.against_onnxruntime(config))
         first = {

@@ -87,6 +87,13 @@ def _read(picture: str, config) -> np.ndarray:
     return batch_images([prepare_image(read_image(picture), config.input)]).images
 
 
+def precision_obstacle() -> str | None:
+    """Why products of bfloat16 would be slow here, for PyTorch too; None where the processor has instructions for them."""
+    from jrdp.engine.precision import bfloat16_obstacle
+
+    return bfloat16_obstacle()
+
+
 def _predict(model, picture: str) -> list[dict]:
     from jrdp.engine.predict import coco_results
 
@@ -104,6 +111,7 @@ if __name__ == "__main__":
             "prepare_more": backend.prepare_more,
             "time": backend.time,
             "memory": backend.memory,
+            "bfloat16_obstacle": precision_obstacle,
             "predict_once": backend.predict_once,
         }
     )
