@@ -63,10 +63,10 @@ def _include(name: str) -> str:
     return f'#include "{KERNELS / name}"\n'
 
 
-_CONSTANT = Kernels(cpu="constant.h", cuda="constant.cuh")
+CONSTANT = Kernels(cpu="constant.h", cuda="constant.cuh")
 
 
-def constant(number: float, kernels: Kernels = _CONSTANT):
+def constant(number: float, kernels: Kernels = CONSTANT):
     """A number as a Var [1] float32 without a gradient, without a kernel compiled for it and without a copy to the device."""
     (value,) = kernels.run('constant_set(data["number"], out0_p);', [], [[1]], ["float32"], {"number": number})
     return value.stop_grad()

@@ -6,9 +6,7 @@ import jittor as jt
 import pytest
 
 from jrdp.ops import compile
-from jrdp.ops.checks import need_float32
-from jrdp.ops.compile import Kernels
-from jrdp.ops.constants import KERNELS, constant
+from jrdp.ops.compile import CONSTANT, Kernels, constant, need_float32
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ def test_need_float32(shape, dtype, fits):
 
 
 def test_constant(where):
-    value = constant(-2.5, where(KERNELS))
+    value = constant(-2.5, where(CONSTANT))
     assert value.shape == [1] and value.dtype == "float32" and value.is_stop_grad() and value.numpy().tolist() == [-2.5]
-    other = constant(7, where(KERNELS))
+    other = constant(7, where(CONSTANT))
     assert other.numpy().tolist() == [7.0] and value.numpy().tolist() == [-2.5]
