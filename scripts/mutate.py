@@ -36,7 +36,7 @@ TARGETS = {  # module -> its tests
     "jrdp/import_path.py": ["tests/test_import_path.py", "tests/models/test_own_parts.py"],
     "jrdp/models/fcos_targets.py": ["tests/models/test_fcos_targets.py"],
     "jrdp/models/fcos_decode.py": ["tests/models/test_fcos_decode.py"],
-    "jrdp/models/fcos.py": ["tests/models/test_fcos_losses.py", "tests/models/test_model_state.py"],
+    "jrdp/models/fcos.py": ["tests/models/test_fcos_losses.py", "tests/models/test_fcos_head.py"],
     "jrdp/models/mask_targets.py": ["tests/models/test_mask_targets.py"],
     "jrdp/ops/canvas.py": ["tests/ops/test_canvas.py"],
     "jrdp/ops/compile.py": ["tests/ops/test_kernels.py"],

@@ -29,6 +29,7 @@ from jrdp.models.layers import (
 )
 from jrdp.models.shapes import LEVELS, SCALES, TOWER_DEPTH
 from jrdp.ops import canvas, constant, join
+from jrdp.ops.compile import Kernels
 
 PRIOR = 0.01  # what the untrained head answers everywhere (focal loss, Lin et al., 2017)
 FOCAL_ALPHA = 0.25
@@ -100,10 +101,10 @@ class FcosHead(nn.Module):
             output.centerness.append(self.centerness(cls))
         return output
 
-    def _on_canvas(self, features: list[jt.Var]) -> HeadOutput:
+    def _on_canvas(self, features: list[jt.Var], kernels: Kernels = canvas.KERNELS) -> HeadOutput:
         layout = canvas.Layout.of([tuple(x.shape[2:]) for x in features])
-        placed = canvas.place([x.float32() for x in features], layout)
-        towers = self._tower(self.cls_tower, placed, layout), self._tower(self.bbox_tower, placed, layout)
+        placed = canvas.place([x.float32() for x in features], layout, kernels)
+        towers = [self._tower(layers, placed, layout, kernels) for layers in (self.cls_tower, self.bbox_tower)]
         for level in range(len(features) if relus_are_watched() else 0):  # in the order of `_level_by_level`
             for x in (*towers[0], *towers[1]):
                 note_relu(layout.level(x, level))
@@ -111,14 +112,15 @@ class FcosHead(nn.Module):
         last = (self.cls_logits, cls), (self.bbox_pred, box), (self.centerness, cls)
         said = [conv.without_bias(x) for conv, x in last]
         scales = [scale.scale for scale, _ in zip(self.scales, features)]
-        return HeadOutput(*canvas.answers(*said, [conv.bias for conv, _ in last], scales, layout))
+        return HeadOutput(*canvas.answers(*said, [conv.bias for conv, _ in last], scales, layout, kernels))
 
     @staticmethod
-    def _tower(layers: ConvNormReLU, x: jt.Var, layout: canvas.Layout) -> list[jt.Var]:
+    def _tower(layers: ConvNormReLU, x: jt.Var, layout: canvas.Layout, kernels: Kernels) -> list[jt.Var]:
         """What each of its layers gives."""
         given = []
         for conv, norm in layers.pairs():
-            x = canvas.norm_relu(conv.without_bias(x), conv.bias, norm.weight, norm.bias, norm.groups, norm.eps, layout)
+            x = conv.without_bias(x)
+            x = canvas.norm_relu(x, conv.bias, norm.weight, norm.bias, norm.groups, norm.eps, layout, kernels)
             given.append(x)
         return given
 

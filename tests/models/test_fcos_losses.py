@@ -6,14 +6,14 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jrdp.models.fcos import HeadOutput, LossCounts, bce_with_logits, fcos_losses, sigmoid_focal_loss
+from jrdp.models.fcos import HeadOutput, LossCounts, bce_with_logits, fcos_losses, flatten, sigmoid_focal_loss
 from jrdp.models.fcos_targets import assign_targets, locations
 from jrdp.models.shapes import STRIDES
 
 
-def released_case(golden):
+def released_case(golden, output=None):
     ops = np.load(golden / "ops.npz")
-    output = HeadOutput(
+    output = output or HeadOutput(
         *[[jt.array(ops[f"losses/{what}_P{k}"]) for k in range(3, 8)] for what in ("cls", "reg", "ctr")]
     )
     points = [locations(*x.shape[2:], stride) for x, stride in zip(output.logits, STRIDES)]
@@ -34,6 +34,15 @@ def test_released_losses_and_gradients(golden):
     for name, grad in zip(names, grads):
         released = ops[f"losses/{name}"]
         assert np.abs(grad.numpy() - released).max() <= 1e-5 * max(np.abs(released).max(), 1e-6), name
+
+
+def test_answers_given_together_are_those_that_count(golden):
+    """Each level's own are then there to be looked at; gradients go through what is given of all levels together."""
+    _, output, losses = released_case(golden)
+    together = tuple(flatten(levels) for levels in output[:3])
+    nothing = [[0 * level for level in levels] for levels in output[:3]]
+    for name, loss in released_case(golden, HeadOutput(*nothing, together))[2].items():
+        assert loss.item() == losses[name].item(), name
 
 
 def test_no_positive_location_in_the_first_image(golden):
