@@ -49,7 +49,7 @@ class Instance:
     xywh: tuple[float, float, float, float]
     polygons: Optional[list[np.ndarray]]
     runs: Optional[np.ndarray]
-    crowd: bool
+    crowd: bool = False
     area: Optional[float] = None
 
 

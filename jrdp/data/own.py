@@ -153,7 +153,7 @@ def _instance(shape: Any, number: int, image: ImageEntry) -> Instance:
         except (TypeError, ValueError) as error:
             raise UserError(f"{where} is neither a mask nor a list of polygons [x, y, x, y, ...]: {error}") from error
     x1, y1, x2, y2 = bounds_of(polygons, runs, image.height) or (0, 0, 0, 0)
-    return Instance(number, image.id, (x1, y1, x2 - x1, y2 - y1), polygons, runs, False)
+    return Instance(number, image.id, (x1, y1, x2 - x1, y2 - y1), polygons, runs)
 
 
 def _kind(value: Any) -> str:
