@@ -290,7 +290,7 @@ def as_corners(entry):
     return {**entry, "bbox": [x, y, x + width, y + height]}
 
 
-def test_boxes_of_another_convention_are_no_ap_of_0():
+def test_boxes_of_another_convention_are_no_ap_of_0(capsys):
     dataset, results = pictures_with_boxes(9)
     assert evaluate(dataset, results, "bbox")["AP"] == pytest.approx(1)
     with pytest.raises(UserError, match="the boxes look like corners, .x1, y1, x2, y2., first"):
@@ -298,7 +298,7 @@ def test_boxes_of_another_convention_are_no_ap_of_0():
     with pytest.raises(UserError, match="the boxes look like shares of the picture"):
         evaluate(dataset, list(map(as_shares, results)), "bbox")
     elsewhere = [{**result, "bbox": [0, 0, 5, 5]} for result in results]  # wrong, but what it says
-    assert evaluate(dataset, elsewhere, "bbox")["AP"] == 0
+    assert evaluate(dataset, elsewhere, "bbox")["AP"] == 0 and not capsys.readouterr().err
     with pytest.raises(UserError, match="9 of 9 boxes do not fit their masks or pictures, first that of annotation 0"):
         evaluate({**dataset, "annotations": list(map(as_shares, dataset["annotations"]))}, results, "bbox")
     for iou_type in ("bbox", "segm"):  # whichever of both is wrong
@@ -350,6 +350,8 @@ def test_what_a_network_of_ours_finds_is_never_taken_for_corners(capsys):
     found = list(map(as_corners, results))
     with pytest.raises(UserError, match="look like corners"):
         evaluate(dataset, found, "bbox")
+    with pytest.raises(UserError, match="look like corners"):
+        check_results(found, load_ground_truth(dataset, "bbox"))
     assert evaluate(dataset, found, "bbox", ours=True)["detections"] == 9 and not capsys.readouterr().err
 
 
