@@ -123,13 +123,14 @@ def _check(logits: Sequence, distances: Sequence, centerness: Sequence, strides:
     levels = len(logits)
     if not 1 <= levels <= MAX_LEVELS:
         raise ValueError(f"logits: 1 to {MAX_LEVELS} levels are supported, got {levels}")
+    images = logits[0].shape[0]
     for name, values, channels in (("logits", logits, 1), ("distances", distances, 4), ("centerness", centerness, 1)):
         if len(values) != levels:
             raise ValueError(f"{name}: {len(values)} levels, logits has {levels}")
         for level, value in enumerate(values):
-            n, _, height, width = logits[level].shape
-            if value.dtype != "float32" or list(value.shape) != [logits[0].shape[0], channels, height, width]:
-                expected = [logits[0].shape[0], channels, height, width]
+            _, _, height, width = logits[level].shape
+            expected = [images, channels, height, width]
+            if value.dtype != "float32" or list(value.shape) != expected:
                 raise ValueError(f"{name}[{level}]: expected float32 {expected}, got {value.dtype} {list(value.shape)}")
     if len(strides) != levels:
         raise ValueError(f"strides: {len(strides)} values for {levels} levels")

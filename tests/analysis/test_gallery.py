@@ -70,7 +70,9 @@ def test_where_systems_differ_most():
 
 def test_what_is_said_of_a_picture():
     truth, analyses = analyze_runs(TRUTH, {"ours": FIRST, "none": []}, "bbox")
-    said = {name: [(p.title, p.note) for p in panels] for name, panels in make_gallery(truth, analyses, None, 9)[0].rows}
+    parts = make_gallery(truth, analyses, None, 9)
+    assert len(parts) == 4
+    said = {name: [(p.title, p.note) for p in panels] for name, panels in parts[0].rows}
     # Cut at 0.9 five of five are right (at an IoU of 0.5), below it none.
     assert said["2.png"] == [("Ground truth", "1 instance"), ("ours", "AP 90.0"), ("none", "AP 0.0")]
     assert said["1.png"][1:] == [("ours", "AP 100.0 (1 below 0.90)"), ("none", "AP 0.0")]
