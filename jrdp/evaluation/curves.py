@@ -33,7 +33,7 @@ def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label, fontsize=9.5, color=MUTED)
     axes.set_ylabel(y_label, fontsize=9.5, color=MUTED)
     axes.tick_params(labelsize=8.5, colors=MUTED, length=0)
-    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

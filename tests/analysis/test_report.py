@@ -223,6 +223,7 @@ def test_what_is_written_and_said(tmp_path):
         "iou_type": "bbox", "images": 5, "instances": 5, "without_mask": 0
     }  # fmt: skip
     run = summary["runs"]["a long name"]
+    assert analyze(truth, {"a long name": found}, tmp_path, iou_type="bbox") == {**summary, "runs": {"a long name": run}}
     # At 0.5 three of five, 61 of 101 recalls; at 0.7 two (14 / 20 is no less than 0.7), the second after a miss.
     recall, half, seven = (np.array(run["curves"][key]) for key in ("recall", "precision_50", "precision_70"))
     assert recall.tolist() == [k / 100 for k in range(101)]

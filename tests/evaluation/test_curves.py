@@ -4,11 +4,12 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from PIL import Image
 
 from jrdp.evaluation import curves as module
 from jrdp.evaluation.coco_metrics import Curves
-from jrdp.evaluation.curves import new_figure, png_bytes, style_axes, svg_bytes, write_pr_curves
+from jrdp.evaluation.curves import new_figure, plain_text, png_bytes, style_axes, svg_bytes, write_pr_curves
 
 RECALLS = np.linspace(0, 1, 101)
 
@@ -66,7 +67,11 @@ def test_axes():
     assert [axes.spines[side].get_visible() for side in ("top", "right", "left", "bottom")] == [False, False, True, True]
     assert axes.get_axisbelow() is True
     assert all(line.get_visible() for line in axes.get_xgridlines() + axes.get_ygridlines())
-    assert all(line.get_visible() for line in axes.get_xgridlines() + axes.get_ygridlines())
+
+
+@pytest.mark.parametrize("name, drawn", [("plain name", "plain name"), ("a$b$", r"a\$b\$"), ("\ud800.png", r"\ud800.png")])
+def test_names(name, drawn):
+    assert plain_text(name) == drawn
 
 
 def test_figures_as_files_are_the_same_each_time():
@@ -76,7 +81,8 @@ def test_figures_as_files_are_the_same_each_time():
         return made
 
     assert new_figure(4, 3).get_size_inches().tolist() == [4, 3]
-    png = png_bytes(figure(), dpi=50)
+    with rc_context({"savefig.format": "pdf"}):  # whatever the user's settings say
+        png = png_bytes(figure(), dpi=50)
     with Image.open(io.BytesIO(png)) as picture:
         assert picture.format == "PNG" and picture.size == (200, 150) and "Software" not in picture.info
     svg = svg_bytes(figure())
