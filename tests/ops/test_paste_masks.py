@@ -98,6 +98,15 @@ def test_zero_masks(device):
     assert paste_mask_rle(*nothing, 60, 80) == []
 
 
+def test_a_mask_is_asked_for_within_its_grown_box_alone(device):
+    # Of 2 x 2 values, so twice as large about (19.5, 21.5): from (0.5, 2.5) to (38.5, 40.5), cut to whole pixels.
+    box, nothing = np.array([[10, 12, 29, 31]], np.float32), np.zeros((1, 2, 2), np.float32)
+    for height in (60, 35):
+        expected = np.zeros((height, 80), bool)
+        expected[2:41, 0:39] = True
+        np.testing.assert_array_equal(paste_masks(nothing, box, height, 80, threshold=-1)[0], expected)
+
+
 def test_more_words_than_an_int_counts_are_refused_before_they_are_made():
     # A column of 65,535 rows takes 2,048 words of 32 bits, and 2^20 columns of 2^11 words take 2^31.
     with pytest.raises(ValueError, match="1 masks of 68719476736 pixels are too many at once: paste fewer"):
