@@ -10,11 +10,11 @@ import numpy as np
 
 from jrdp import visualize
 from jrdp.data.naming import find_picture
+from jrdp.data.rle import decode_mask
 from jrdp.data.transforms import read_image
 from jrdp.errors import UserError
 from jrdp.analysis.errors import BACKGROUND, DUPLICATE, HIT, IGNORED, LOCALISATION
 from jrdp.evaluation.ground_truth import GroundTruth
-from jrdp.evaluation.rle import decode_mask
 from jrdp.analysis.runs import RunAnalysis
 
 # What a detection's colour says; the report's legend shows the same.

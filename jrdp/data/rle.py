@@ -80,6 +80,11 @@ def decode_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
 
 
+def decode_mask(rle: dict) -> np.ndarray:
+    """The bool mask `[height, width]` of a compressed RLE that is known to be sound."""
+    return coco_mask.decode(rle).astype(bool)
+
+
 def encode_mask(mask: np.ndarray) -> dict:
     """A mask `[height, width]` as compressed COCO RLE whose counts are a string, ready for json."""
     packed = coco_mask.encode(np.asfortranarray(np.asarray(mask, dtype=bool)).view(np.uint8))

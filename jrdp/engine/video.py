@@ -18,11 +18,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from jrdp import visualize
+from jrdp.data.rle import decode_mask
 from jrdp.engine.frame_record import FrameRecord
 from jrdp.engine.predict import coco_results
 from jrdp.engine.predictor import Prediction, SalientInstanceModel
 from jrdp.errors import UserError
-from jrdp.evaluation.rle import decode_mask
 from jrdp.files import atomic_write, lock_folder, refuse_inputs, refuse_special, remove_leftover_folders, temporary_prefix
 
 CAMERA_FPS = 25.0  # of the written video, for a camera that does not tell its own

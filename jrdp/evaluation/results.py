@@ -43,7 +43,7 @@ def box_results(
 
 
 def mask_results(image_id: int | str, rles: list[dict], scores: np.ndarray, category_id: int = 1) -> list[dict]:
-    """COCO mask results of one picture, in the order given; `rles` as `rle.encode_masks` makes them."""
+    """COCO mask results of one picture, in the order given; `rles` as `encode_mask` makes them."""
     return [
         {"image_id": image_id, "category_id": category_id, "segmentation": rle, "score": score}
         for rle, score in zip(rles, _scores(scores, len(rles)))

@@ -16,7 +16,7 @@ from jrdp.evaluation.cocoeval import run_cocoeval
 from jrdp.evaluation.coco_metrics import evaluate, evaluate_with_curves
 from jrdp.analysis.matching import average_precision, mean_average_precision
 from jrdp.evaluation.results import check_results
-from jrdp.evaluation.rle import encode_masks
+from jrdp.data.rle import encode_mask
 from jrdp.analysis.runs import BREAKDOWN_IOUS, analyze_runs
 
 IOU_TYPES = ("bbox", "segm")
@@ -24,10 +24,9 @@ HEIGHT, WIDTH = 160, 260
 
 
 def rectangle(image_id, x, y, w, h):
-    mask = np.zeros((1, HEIGHT, WIDTH), bool)
-    mask[:, y : y + h, x : x + w] = True
-    (segmentation,) = encode_masks(mask)
-    return {"image_id": image_id, "bbox": [x, y, w, h], "segmentation": segmentation, "area": float(mask.sum())}
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[y : y + h, x : x + w] = True
+    return {"image_id": image_id, "bbox": [x, y, w, h], "segmentation": encode_mask(mask), "area": float(mask.sum())}
 
 
 def scene(seed=0, pictures=14):

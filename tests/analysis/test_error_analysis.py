@@ -19,7 +19,7 @@ from jrdp.analysis.errors import (
 from jrdp.evaluation.ground_truth import load_ground_truth
 from jrdp.analysis.matching import match_pictures
 from jrdp.evaluation.results import check_results
-from jrdp.evaluation.rle import encode_masks
+from jrdp.data.rle import encode_mask
 
 HEIGHT, WIDTH = 120, 400
 SIDE = 40
@@ -27,9 +27,9 @@ IOU_TYPES = ("bbox", "segm")
 
 
 def square(image_id, x, y, w=SIDE, h=SIDE):
-    mask = np.zeros((1, HEIGHT, WIDTH), bool)
-    mask[:, y : y + h, x : x + w] = True
-    return {"image_id": image_id, "bbox": [x, y, w, h], "segmentation": encode_masks(mask)[0]}
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[y : y + h, x : x + w] = True
+    return {"image_id": image_id, "bbox": [x, y, w, h], "segmentation": encode_mask(mask)}
 
 
 def perfect(pictures=5, per_picture=4):

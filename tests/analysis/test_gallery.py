@@ -8,7 +8,7 @@ from jrdp import visualize
 from jrdp.analysis.gallery import VERDICT_COLORS, make_gallery
 from jrdp.analysis.errors import BACKGROUND, DUPLICATE, HIT, IGNORED, LOCALISATION
 from jrdp.analysis.runs import analyze_runs
-from jrdp.evaluation.rle import encode_masks
+from jrdp.data.rle import encode_mask
 
 GREEN, YELLOW, BLUE, RED = (VERDICT_COLORS[kind] for kind in (HIT, LOCALISATION, DUPLICATE, BACKGROUND))
 
@@ -130,7 +130,7 @@ def test_masks(pixels):
     masks[1, 601:900, 50:200] = True
     masks[1, 601:900, 301:303] = True  # half of a pixel of the small picture, which is not more than half
     truth = truth_of({1: []}, height, width)
-    encoded = encode_masks(masks)
+    encoded = list(map(encode_mask, masks))
     truth["annotations"] = [{"image_id": 1, "segmentation": rle} for rle in encoded]
     found = [{"image_id": 1, "segmentation": rle, "score": score} for rle, score in zip(encoded, (0.75, 0.5))]
     panels = drawn(truth, {"ours": found}, "segm")

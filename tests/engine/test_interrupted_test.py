@@ -30,11 +30,11 @@ def finder(test_sets, stop_at=None):
 def _counts(dataset, index):
     import numpy as np
 
-    from jrdp.evaluation.rle import encode_masks
+    from jrdp.data.rle import encode_mask
 
-    mask = np.zeros((1, *dataset.original_size(index)), bool)
-    mask[0, 4:25, 4:25] = True
-    return encode_masks(mask)[0]["counts"]
+    mask = np.zeros(dataset.original_size(index), bool)
+    mask[4:25, 4:25] = True
+    return encode_mask(mask)["counts"]
 
 
 def test_an_interrupted_test_is_continued(tiny_set, tmp_path, capsys):

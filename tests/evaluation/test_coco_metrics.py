@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from jrdp.data.rle import encode_mask
 from jrdp.errors import UserError
 from jrdp.evaluation.coco_metrics import (
     METRIC_NAMES,
@@ -23,7 +24,6 @@ from jrdp.evaluation.coco_metrics import (
 from jrdp.evaluation.curves import write_pr_curves
 from jrdp.evaluation.ground_truth import GroundTruth, load_ground_truth
 from jrdp.evaluation.results import box_results, check_results, mask_results, write_results
-from jrdp.evaluation.rle import encode_masks
 
 IOU_TYPES = ("bbox", "segm")
 
@@ -50,7 +50,7 @@ def rectangle(image_id, x, y, w, h, size):
         "category_id": 1,
         "bbox": [x, y, w, h],
         "area": float(mask.sum()),
-        "segmentation": encode_masks(mask[None])[0],
+        "segmentation": encode_mask(mask),
     }
 
 
@@ -451,16 +451,16 @@ def test_checked_results_are_numbered_from_one_and_know_their_area():
     assert check_results(given, load_ground_truth(dataset, "bbox")) == [
         {"id": n + 1, "image_id": n, "category_id": 1, "score": 1.0, "bbox": [3.0, 4.0, 5.0, 6.0], "area": 30.0} for n in (0, 1)
     ]
-    mask = np.zeros((1, 80, 100), bool)
-    mask[0, 10:30, 50] = mask[0, 29, 50:60] = True
+    mask = np.zeros((80, 100), bool)
+    mask[10:30, 50] = mask[29, 50:60] = True
     dataset["annotations"] = []
-    found = {**given[0], "segmentation": encode_masks(mask)[0]}
+    found = {**given[0], "segmentation": encode_mask(mask)}
     (checked,) = check_results([found], load_ground_truth(dataset, "segm"))
     assert (checked["bbox"], checked["area"]) == ([50, 10, 10, 20], 29)  # of the mask, not of the box beside it
 
 
 def test_mask_results():
-    rles = encode_masks(np.ones((2, 3, 4), bool))
+    rles = [encode_mask(np.ones((3, 4), bool))] * 2
     one, other = mask_results("a", rles, np.array([0.5, 0.25]))
     assert one == {"image_id": "a", "category_id": 1, "segmentation": {"size": [3, 4], "counts": rles[0]["counts"]}, "score": 0.5}
     assert other["score"] == 0.25 and mask_results("a", rles, [1, 0], 3)[1]["category_id"] == 3

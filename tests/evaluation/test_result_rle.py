@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from jrdp.data.rle import unpack_runs
+from jrdp.data.rle import decode_mask, encode_mask, unpack_runs
 from jrdp.data.shapes import checked_rle
-from jrdp.evaluation.rle import decode_mask, encode_masks
 
 
 def plain_runs(mask):
@@ -33,20 +32,13 @@ def sample_masks():
 @pytest.mark.parametrize("index", range(6))
 def test_runs_and_round_trip(index):
     mask = sample_masks()[index]
-    (rle,) = encode_masks(mask[None])
+    rle = encode_mask(mask)
     assert isinstance(rle["counts"], str)
     assert unpack_runs(rle["counts"]).tolist() == plain_runs(mask)
     checked = checked_rle(rle, *mask.shape)
     np.testing.assert_array_equal(decode_mask(checked), mask)
     uncompressed = {"size": list(mask.shape), "counts": plain_runs(mask)}
     np.testing.assert_array_equal(decode_mask(checked_rle(uncompressed, *mask.shape)), mask)
-
-
-def test_many_masks_keep_their_order():
-    masks = np.random.default_rng(0).random((9, 12, 17)) > 0.6
-    for rle, mask in zip(encode_masks(masks), masks):
-        np.testing.assert_array_equal(decode_mask(rle), mask)
-    assert encode_masks(np.zeros((0, 12, 17), bool)) == []
 
 
 def test_polygons_are_merged_as_pycocotools_does_and_degenerate_parts_are_dropped():
@@ -87,7 +79,7 @@ def test_bad_segmentations_are_refused(segmentation, message):
 
 def test_every_damaged_string_is_refused_or_still_fills_the_picture():
     mask = np.random.default_rng(5).random((20, 30)) > 0.5
-    counts = encode_masks(mask[None])[0]["counts"]
+    counts = encode_mask(mask)["counts"]
     refused = 0
     for position in range(len(counts)):
         flipped = chr(48 + ((ord(counts[position]) - 48) ^ 4))
