@@ -160,8 +160,7 @@ def fcos_losses(output: HeadOutput, targets: LocationTargets, counts: LossCounts
 
 def flatten(levels: list[jt.Var]) -> jt.Var:
     """Per level `[N, C, H, W]` -> `[N, C, L]`."""
-    n, c = levels[0].shape[:2]
-    return join([x.reshape(n, c, -1) for x in levels], dim=2)
+    return join([x.reshape(*x.shape[:2], -1) for x in levels], dim=2)
 
 
 def channel(x: jt.Var, index: int) -> jt.Var:
