@@ -101,6 +101,11 @@ def test_counts():
     assert ends == {5, 25, 50, 75, 95}  # whiskers between the 5th and the 95th percentile, and the median
     low, high = axes.get_ylim()
     assert low < 0 and 100 < high
+    assert not any(line.get_visible() for line in axes.get_xgridlines())
+    assert all(line.get_visible() for line in axes.get_ygridlines())
+    (alone,) = plot_counts(runs[:1]).axes
+    middles = [patch.get_path().get_extents() for patch in alone.patches]
+    np.testing.assert_allclose([(box.x0 + box.x1) / 2 for box in middles], [0, 1, 2], atol=1e-12)
 
 
 def broken_down(instances, starts, background):
@@ -170,5 +175,9 @@ def test_errors():
         assert k - 0.5 < first.get_y() < first.get_y() + first.get_height() < second.get_y()
         assert second.get_y() + second.get_height() < k + 0.5 and (middles[k] + middles[k + 4]) / 2 == pytest.approx(k)
     assert [to_rgba(bar.get_facecolor()) for bar in bars] == [to_rgba(run_color(0))] * 4 + [to_rgba(run_color(1))] * 4
+    assert not any(line.get_visible() for line in loose.get_ygridlines())
+    assert all(line.get_visible() for line in loose.get_xgridlines())
+    (alone,) = plot_errors([SimpleNamespace(errors={0.5: runs[1].errors[0.5]})]).axes
+    assert [bar.get_width() for bar in alone.patches] == pytest.approx([1] * 4)
     longest = max(bar.get_width() for bar in other.patches)
     assert longest < loose.get_xlim()[1]  # room for what is written behind it
