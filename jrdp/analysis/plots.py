@@ -48,7 +48,7 @@ def plot_counts(analyses: list[RunAnalysis]) -> Figure:
     Which colour is which system's is for the page to say.
     """
     numbers = np.array([min(len(picture.instances), GREATEST_COUNT) for picture in analyses[0].pictures])
-    groups = [count for count in range(1, GREATEST_COUNT + 1) if np.any(numbers == count)]
+    groups = np.unique(numbers[numbers > 0]).tolist()
     figure = new_figure(12, 4)
     axes = figure.subplots()
     style_axes(axes, "", "salient instances in the picture", "AP of the picture (%)")

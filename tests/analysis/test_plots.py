@@ -56,17 +56,17 @@ def test_runs():
 
 
 def counted(name, ap):
-    """A system with an AP for each picture: one without an instance, 21 with one, two with three, two with five and seven."""
-    instances = [0] + [1] * 21 + [3, 3] + [5, 7]
+    """A system with an AP for each picture: one without an instance, 101 with one, two with three, two with five and seven."""
+    instances = [0] + [1] * 101 + [3, 3] + [5, 7]
     return SimpleNamespace(name=name, pictures=[SimpleNamespace(instances=[0] * n) for n in instances], picture_ap=np.array(ap))
 
 
 def test_counts():
-    first = [-1, *np.linspace(0, 1, 21), 0.2, 0.4, 0.7, 0.9]
-    runs = [counted("one", first), counted("two", [-1, *[0.5] * 21, 1, 1, 0, 0])]
+    first = [-1, *np.linspace(0, 1, 101), 0.2, 0.4, 0.7, 0.9]
+    runs = [counted("one", first), counted("two", [-1, *[0.5] * 101, 1, 1, 0, 0])]
     (axes,) = plot_counts(runs).axes
     assert axes.get_xticks().tolist() == [0, 1, 2]
-    labels = ["1\n(21 pictures)", "3\n(2 pictures)", "5+\n(2 pictures)"]
+    labels = ["1\n(101 pictures)", "3\n(2 pictures)", "5+\n(2 pictures)"]
     assert [label.get_text() for label in axes.get_xticklabels()] == labels
     assert axes.get_xlabel() == "salient instances in the picture" and axes.get_ylabel() == "AP of the picture (%)"
     low, high = axes.get_xlim()
@@ -89,9 +89,9 @@ def test_counts():
         assert (box.x0 < line.get_xdata()).all() and (line.get_xdata() < box.x1).all()
         assert (line.get_xdata() < (box.x0 + box.x1) / 2).any() or len(line.get_xdata()) < 5
     # In percent: each picture; the quartiles; the mean.
-    np.testing.assert_allclose(dots[0].get_ydata(), np.arange(0, 101, 5))
+    np.testing.assert_allclose(dots[0].get_ydata(), np.arange(101))
     assert [line.get_ydata().tolist() for line in dots[1:]] == [
-        pytest.approx([20, 40]), pytest.approx([70, 90]), [50] * 21, [100] * 2, [0] * 2
+        pytest.approx([20, 40]), pytest.approx([70, 90]), pytest.approx([50] * 101), [100] * 2, [0] * 2
     ]  # fmt: skip
     np.testing.assert_allclose([(box.y0, box.y1) for box in boxes[:3]], [(25, 75), (25, 35), (75, 85)])
     np.testing.assert_allclose([line.get_ydata()[0] for line in means], [50, 30, 80, 50, 100, 0])
@@ -106,6 +106,7 @@ def test_counts():
     (alone,) = plot_counts(runs[:1]).axes
     middles = [patch.get_path().get_extents() for patch in alone.patches]
     np.testing.assert_allclose([(box.x0 + box.x1) / 2 for box in middles], [0, 1, 2], atol=1e-12)
+    assert all(0.5 < box.x1 - box.x0 < 0.8 for box in middles)  # alone it has the room of all
 
 
 def broken_down(instances, starts, background):
@@ -143,6 +144,11 @@ def test_breakdown():
     texts = [text.get_text().split() for text in full.get_legend().get_texts()]  # from above, as the bands lie
     assert texts[:3] == [["FN", "100.0"], ["BG", "95.0"], ["IoU", "0.1", "45.0"]] and texts[-1] == ["IoU", "0.9", "5.0"]
     assert len({len(text.get_text()) for text in full.get_legend().get_texts()}) == 1
+    of_legend = [tuple(handle.get_facecolor()) for handle in full.get_legend().legend_handles]
+    assert of_legend == [tuple(band.get_facecolor()[0]) for band in full.collections][::-1]
+    run.breakdown = {"large": nothing, "all": broken_down(1, starts, 0.95)}
+    first, second = plot_breakdown(run).axes
+    assert first.texts and not first.lines and len(second.lines) == 11
 
 
 def test_errors():
@@ -159,7 +165,7 @@ def test_errors():
     assert [label.get_text() for label in loose.get_yticklabels()] == list(KINDS) == ["localisation", "duplicate", "background", "missed"]
     assert loose.get_yticks().tolist() == [0, 1, 2, 3]
     low, high = loose.get_ylim()
-    assert high < low  # the first kind is on top
+    assert high < low and other.get_ylim() == (low, high)  # the first kind is on top
     assert loose.get_xlim()[0] == other.get_xlim()[0] == 0 and loose.get_xlim() == other.get_xlim()
     bars = loose.patches
     np.testing.assert_allclose([bar.get_width() for bar in bars], [10, 0, 25, -5, 1, 1, 1, 1])

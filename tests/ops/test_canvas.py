@@ -134,6 +134,7 @@ def test_answers(sizes, where):
     logits, centerness = [x + cls_bias for x in cls], [x + center_bias for x in center]
     distances = [np.exp(scale * (x + box_bias).astype(np.float64)) for x, scale in zip(box, scales)]
     for part, expected in zip(found[:3], (logits, distances, centerness)):
+        assert len(part) == len(sizes)
         for one, other in zip(part, expected):
             np.testing.assert_allclose(one.numpy(), other, rtol=3e-6, atol=1e-6)
             assert one.is_stop_grad()
