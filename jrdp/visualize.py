@@ -73,10 +73,11 @@ def overlay(
     line = _line_width(height, width)
     picture = photo.copy()
     drawn = [int(k) for k in order if windows[k] is not None]
+    levels = np.arange(256, dtype=np.float32)[:, None] * np.float32(1 - alpha)
     for k in drawn:
-        inside = masks[k][windows[k]]
         part = picture[windows[k]]  # a view
-        part[inside] = (part[inside] * np.float32(1 - alpha) + palette[k] * np.float32(alpha) + 0.5).astype(np.uint8)
+        tinted = cv2.LUT(part, (levels + palette[k] * np.float32(alpha) + 0.5).astype(np.uint8)[:, None])
+        np.copyto(part, tinted, where=masks[k][windows[k]][:, :, None])
     for k in drawn:  # after every tint, so that no tint dulls a contour
         _draw_contour(picture, masks[k], palette[k], line)
     if boxes is not None:
