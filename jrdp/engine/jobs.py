@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Callable, Iterator, Optional
 import jrdp
 from jrdp.machine import runtime
 from jrdp.config import Config
-from jrdp.data.transforms import read_image
 from jrdp.data.workers import WorkerDied, WorkerPool
 from jrdp.engine.evaluate import Asked, Batch, Found, TestSets, evaluate_found, find_in_batch
 from jrdp.engine.predict import Outcome, batches_of, collect, predict_now, tasks_of
@@ -113,7 +112,7 @@ class _PredictJob(_Job):
 
     def predict(self, batch: list[Task]) -> list[Outcome]:
         protect(*(task.picture for task in batch))
-        reads = [partial(read_image, task.picture, upright=self._model.upright) for task in batch]
+        reads = [partial(self._model.ready, task.picture) for task in batch]
         return predict_now(self._model, reads, batch, self._out, self._threshold)
 
 

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from jrdp import visualize
 from jrdp.data.loader import prefetch
-from jrdp.data.transforms import read_image
 from jrdp.data.workers import WorkerDied, WorkerPool
 from jrdp.engine.pictures import output_names, told_names
 from jrdp.engine.record import Record, Task
@@ -28,7 +26,7 @@ from jrdp.files import protected_there
 from jrdp.evaluation.results import box_results, mask_results
 
 if TYPE_CHECKING:
-    from jrdp.engine.predictor import Prediction, SalientInstanceModel
+    from jrdp.engine.predictor import Prediction, Ready, SalientInstanceModel
 
 
 DRAWN_AHEAD = 3  # pictures that wait for their files while the network is at later ones
@@ -73,7 +71,7 @@ def predict_files(
 
     `predictions.json` holds every detection as COCO results with `file_name`; `NAME.png` (overlay) and
     `NAME_instances.png` (index mask) show those above `threshold`. A picture that cannot be read, or whose files
-    cannot be written, is reported on standard error and skipped. Pictures are read ahead, and another process draws
+    cannot be written, is reported on standard error and skipped. Pictures are read and resized ahead, and another process draws
     and writes them while the network is at the next ones: that of `draw`, which `drawing_process` gives, so that it can start
     while the model is loaded; by default a new one.
 
@@ -100,7 +98,7 @@ def _outcomes(
     model: SalientInstanceModel, tasks: list[Task], out: Path, threshold: float, draw: Draw
 ) -> Iterator[Outcome]:
     size = model.config.test.batch_size
-    photos = prefetch(partial(read_image, upright=model.upright), [task.picture for task in tasks], depth=size + 1)
+    photos = prefetch(model.ready, [task.picture for task in tasks], depth=size + 1)
     waiting: deque[Pending] = deque()
     for batch in batches_of(tasks, size):
         reads = [photo.result for _, photo in islice(photos, len(batch))]
@@ -112,7 +110,7 @@ def _outcomes(
 
 
 def predict_now(
-    model: SalientInstanceModel, reads: list[Callable[[], Image.Image]], tasks: list[Task], out: Path, threshold: float
+    model: SalientInstanceModel, reads: list[Callable[[], Ready]], tasks: list[Task], out: Path, threshold: float
 ) -> list[Outcome]:
     """Predict the pictures of one run of the network and write their files to `out` before returning."""
     return [_finished(*pending) for pending in predict_batch(model, reads, tasks, out, threshold, _draw_here)]
@@ -120,26 +118,27 @@ def predict_now(
 
 def predict_batch(
     model: SalientInstanceModel,
-    reads: list[Callable[[], Image.Image]],
+    reads: list[Callable[[], Ready]],
     tasks: list[Task],
     out: Path,
     threshold: float,
     draw: Draw,
 ) -> list[Pending]:
     """Predict pictures in one run of the network and have `draw` write their files; a `UserError` is the outcome."""
-    photos: dict[int, Image.Image] = {}
+    ready: dict[int, Ready] = {}
     pending: dict[int, Pending] = {}
     for position, read in enumerate(reads):
         try:
-            photos[position] = read()
+            ready[position] = read()
         except UserError as error:
             pending[position] = (Outcome([], str(error)), _nothing)
-    predictions = zip(photos.items(), model.predict_batch(list(photos.values()))) if photos else ()
-    for (position, photo), prediction in predictions:
+    predictions = zip(ready.items(), model.predict_ready(list(ready.values()))) if ready else ()
+    for (position, picture), prediction in predictions:
         task, shown = tasks[position], prediction.above(threshold)
         written = draw(Drawing(shown.photo, shown.masks, shown.boxes, shown.scores), out, task.name)
         results = coco_results(prediction, task.image_id, task.file_name)
-        outcome = Outcome(results, turned=bool(photo.info.get("turned")), first_of=bool(photo.info.get("first_of")))
+        told = picture.photo.info
+        outcome = Outcome(results, turned=bool(told.get("turned")), first_of=bool(told.get("first_of")))
         pending[position] = (outcome, written)
     return [pending[position] for position in range(len(tasks))]
 

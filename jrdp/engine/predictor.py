@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from jrdp import interchange, visualize
 from jrdp.config import Config
-from jrdp.data.transforms import batch_images, decoded, prepare_image, read_image
+from jrdp.data.transforms import PreparedImage, batch_images, decoded, prepare_image, read_image
 from jrdp.engine.inference import detect_batch, sorted_by_score
 from jrdp.engine.network import fast_network, predicts_fast
 from jrdp.engine.weights import check_finite
@@ -79,6 +79,13 @@ class Prediction:
         visualize.save_image(self.overlay(threshold), Path(path))
 
 
+class Ready(NamedTuple):
+    """A photograph, RGB and upright, and what the network is given of it."""
+
+    photo: Image.Image
+    prepared: PreparedImage
+
+
 class SalientInstanceModel:
     """A network with its weights and the preprocessing they were trained with.
 
@@ -127,11 +134,19 @@ class SalientInstanceModel:
         """
         if isinstance(pictures, (str, os.PathLike, Image.Image)) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
             raise TypeError("pictures: expected a list of pictures; predict takes a single one")
-        photos = [_as_image(picture, self.upright) for picture in pictures]
-        batch = batch_images([prepare_image(photo, self.config.input) for photo in photos])
+        return self.predict_ready([self.ready(picture) for picture in pictures])
+
+    def ready(self, picture: str | Path | Image.Image | np.ndarray) -> Ready:
+        """What `predict` does before it runs the network, which another thread can do beside one. Raises as `predict`."""
+        photo = _as_image(picture, self.upright)
+        return Ready(photo, prepare_image(photo, self.config.input))
+
+    def predict_ready(self, pictures: list[Ready]) -> list[Prediction]:
+        """`predict_batch` of what `ready` gave."""
+        batch = batch_images([picture.prepared for picture in pictures])
         return [
-            Prediction(np.asarray(photo), sorted_by_score(found), self.config.test.mask_threshold)
-            for photo, found in zip(photos, detect_batch(self.engine, batch))
+            Prediction(np.asarray(picture.photo), sorted_by_score(found), self.config.test.mask_threshold)
+            for picture, found in zip(pictures, detect_batch(self.engine, batch))
         ]
 
 

@@ -25,6 +25,10 @@ def photos(tmp_path):
     return folder
 
 
+def ready(picture):
+    return SimpleNamespace(photo=Image.open(picture), prepared=None)
+
+
 def test_results_never_go_where_inputs_are(photos, tmp_path):
     pictures = sorted(photos.iterdir())
     (tmp_path / "link").symlink_to(photos)
@@ -210,9 +214,11 @@ def test_memory_does_not_grow_with_the_folder(photos, tmp_path, batch):
     class Model:
         upright, config = True, SimpleNamespace(test=SimpleNamespace(batch_size=batch))
 
-        def predict_batch(self, pictures):
+        ready = staticmethod(ready)
+
+        def predict_ready(self, pictures):
             held.append(len(Found.alive))
-            return [Found(picture) for picture in pictures]
+            return [Found(picture.photo) for picture in pictures]
 
     (tmp_path / "out").mkdir()
     assert predict_files(Model(), sorted(photos.iterdir()) * 10, tmp_path / "out", 0.5) == []
@@ -228,7 +234,9 @@ def test_a_killed_run_is_continued_as_the_command_asked(photos, tmp_path):
     class Killed:
         upright, config = True, Config()
 
-        def predict_batch(self, pictures):
+        ready = staticmethod(ready)
+
+        def predict_ready(self, pictures):
             raise KeyboardInterrupt
 
     out = tmp_path / "out"

@@ -206,13 +206,13 @@ def test_a_drawing_process_that_is_killed_is_one_line_and_nothing_counts_as_done
 
 def test_pictures_that_share_a_run_are_given_to_the_network_together(model, golden, tmp_path, monkeypatch):
     runs = []
-    whole = type(model).predict_batch
+    whole = type(model).predict_ready
 
     def counted(self, pictures):
         runs.append(len(pictures))
         return whole(self, pictures)
 
-    monkeypatch.setattr(type(model), "predict_batch", counted)
+    monkeypatch.setattr(type(model), "predict_ready", counted)
     monkeypatch.setattr(model.config.test, "batch_size", 2)
     good = golden / "imgs" / "b_267x400.png"
     assert predict_files(model, [good] * 3, tmp_path, 0.2) == []
