@@ -8,6 +8,7 @@ there. Any change to the installed files gives another digest, hence another cop
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import importlib.util
 import json
@@ -58,6 +59,9 @@ def kernel_python(copy: Path) -> Path:
 def _copy(site: Path, folder: Path) -> None:
     for package in PACKAGES:
         shutil.copytree(site / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        # Where Python may not keep bytecode itself (PYTHONDONTWRITEBYTECODE, as in many containers, or a cache that is
+        # read-only to its users), it would compile all of this at each start.
+        compileall.compile_dir(folder / package, quiet=2)
 
 
 def _digest(site: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -33,7 +35,22 @@ def site(tmp_path):
 def test_two_environments_share_one_copy(site):
     first, second = stable_copy(site("a"), "1.3.11.0"), stable_copy(site("b"), "1.3.11.0")
     assert first == second and (first / "jittor" / "src" / "op.h").read_text() == "int x;"
-    assert not (first / "jittor" / "__pycache__").exists()
+    kept = [path.name for path in (first / "jittor" / "__pycache__").iterdir()]
+    assert kept == [f"__init__.{sys.implementation.cache_tag}.pyc"], "bytecode of this Python alone, and none of a site's own"
+
+
+def test_the_copy_starts_from_bytecode(site):
+    folder = site("a")
+    (folder / "jittor" / "__init__.py").write_text("value = 3\n")
+    (folder / "jittor" / "broken.py").write_text("print 'of Python 2'\n")
+    copy = stable_copy(folder, "1.3.11.0")
+    told = subprocess.run(
+        [sys.executable, "-v", "-c", "import jittor; print(jittor.value)"],
+        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    source = copy / "jittor" / "__init__.py"
+    assert told.stdout == "3\n" and f"__init__.{sys.implementation.cache_tag}.pyc matches {source}" in told.stderr
+    assert f"code object from {source}" not in told.stderr
 
 
 def test_a_changed_header_is_another_copy(site):
