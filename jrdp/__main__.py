@@ -1,4 +1,7 @@
-"""The first lines of the `jrdp` command, and of `python -m jrdp`: what it is made of takes a second to import, and may be interrupted then, too."""
+"""The first lines of the `jrdp` command, and of `python -m jrdp`.
+
+What it is made of takes a second to import, and may be interrupted then, too.
+"""
 
 from __future__ import annotations
 

@@ -367,7 +367,9 @@ def bench(
     picture: Optional[Path] = typer.Option(None, "--picture", help="Default: a generated one of 720x480."),
     twin_python: Optional[str] = typer.Option(None, "--twin-python", help="The Python that has torch."),
     compiled: bool = typer.Option(False, "--compiled", help="Also against the twin compiled with frozen weights."),
-    rivals: bool = typer.Option(False, "--rivals", help="Also against the twin in channels_last, and with bfloat16 where the processor has it."),
+    rivals: bool = typer.Option(
+        False, "--rivals", help="Also against the twin in channels_last, and with bfloat16 where the processor has it."
+    ),
     onnxruntime: bool = typer.Option(False, "--onnxruntime", help="Also against the exported network in ONNX Runtime."),
     threads: Optional[int] = typer.Option(None, "--threads", min=1, help="Threads of each side; default: all cores."),
     rounds: int = typer.Option(7, "--rounds", min=1, help="Timed rounds; medians are printed."),

@@ -11,8 +11,7 @@ from typing import Any, Optional
 import numpy as np
 
 from jrdp.errors import UserError
-from jrdp.interchange import backbones
-from jrdp.interchange import packed_backbone
+from jrdp.interchange import backbones, packed_backbone
 from jrdp.files import atomic_write, check_target, parse_json, refuse_special
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.jittor_pickle import is_jittor, read_pickle, write_jittor
