@@ -35,11 +35,13 @@ def run(ranks, *arguments, **variables):
     launch = [shutil.which("mpirun", path=PLACES), "--allow-run-as-root", "--oversubscribe", "-np", str(ranks)] if ranks > 1 else []
     # A rank that waits for another leaves it the processor, of which there may be fewer than ranks.
     environment = {**os.environ, "PATH": PLACES, "OMPI_MCA_mpi_yield_when_idle": "1", **variables}
-    done = subprocess.run(
-        [*launch, sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    command = [*launch, sys.executable, *map(str, arguments)]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=900)
+    except subprocess.TimeoutExpired as late:  # a rank that failed may leave the others waiting: what it said, whole
+        pytest.fail(f"no end after 900 s: {b''.join(filter(None, [late.stdout, late.stderr])).decode()}")
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    return done.stdout.decode()
 
 
 def assert_close(two, one, limit=1e-3):
