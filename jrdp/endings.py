@@ -87,8 +87,15 @@ def leave(code: int) -> NoReturn:
     as well, and at its end Python waits for the lock of every `multiprocessing` pool, for ever where a worker of the pool
     was killed while it had the lock. Jittor compiles with such a pool. By then everything has been put down, and the
     pool's workers end with their parent.
+
+    Nor does a rank that failed among several of `mpirun`: MPI would wait at its end for the others, which wait for what this
+    one was to compute. Ended so, `mpirun` notices and ends them.
     """
-    if code == INTERRUPTED or code in _SIGNALLED:
+    failed_rank = code != 0 and os.environ.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
+    if code == INTERRUPTED or code in _SIGNALLED or failed_rank:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -61,6 +61,33 @@ def test_two_ranks_equal_one_rank_with_the_whole_batch(sample, tmp_path):
     assert max(np.abs(gradient).max() for gradient in one.values()) > 1e-3  # they are not all zero
 
 
+FAILS = """
+from jrdp import endings
+from jrdp.errors import UserError
+from jrdp.machine import runtime
+
+def work():
+    runtime.start("cpu")
+    import numpy as np
+    from jrdp.engine import distributed
+    distributed.all_reduce(np.ones(2, np.float32))
+    if distributed.rank() == 1:
+        raise UserError("rank 1 cannot go on")
+    distributed.all_reduce(np.ones(2, np.float32))
+
+endings.leave(endings.run(work))
+"""
+
+
+def test_a_rank_that_fails_ends_the_others_which_wait_for_it():
+    launch = [shutil.which("mpirun", path=PLACES), "--allow-run-as-root", "--oversubscribe", "-np", "2"]
+    environment = {**os.environ, "PATH": PLACES, "OMPI_MCA_mpi_yield_when_idle": "1"}
+    done = subprocess.run(
+        [*launch, sys.executable, "-c", FAILS], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode != 0 and "rank 1 cannot go on" in done.stderr
+
+
 CARD = """
 from jrdp.machine import runtime
 runtime.start("cuda")
