@@ -18,7 +18,7 @@ from jrdp.engine.network import fast_network, predicts_fast
 from jrdp.engine.weights import check_finite
 from jrdp.fast import FastNetwork
 from jrdp.interchange import WeightFile, native
-from jrdp.interchange.layout import layout_of
+from jrdp.interchange.layout import shapes_of
 from jrdp.models.layers import without_initial_weights
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors
@@ -157,7 +157,7 @@ def build(file: WeightFile, config: Config) -> SalientInstanceModel:
         UserError: if the file does not hold exactly the tensors of that network.
     """
     if predicts_fast(config):
-        engine = fast_network(_fitting({entry.name: entry.shape for entry in layout_of(config.model)}, file), config)
+        engine = fast_network(_fitting(shapes_of(config.model), file), config)
     else:
         engine = _filled(file, config)
     return SalientInstanceModel(engine, config, _ReadAgain(file.path, config))

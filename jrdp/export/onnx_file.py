@@ -12,7 +12,7 @@ from jrdp.config import Config, ModelConfig
 from jrdp.engine.weights import config_of
 from jrdp.errors import UserError
 from jrdp.files import write_bytes
-from jrdp.interchange.layout import layout_of
+from jrdp.interchange.layout import shapes_of
 from jrdp.models.shapes import RESNETS
 
 
@@ -71,7 +71,7 @@ def build(file: interchange.WeightFile, config: Config):
     problem = unsupported(model)
     if problem is not None:
         raise UserError(f"this network cannot be exported to ONNX: {problem}")
-    graph = Graph(interchange.match({entry.name: entry.shape for entry in layout_of(model)}, file).tensors)
+    graph = Graph(interchange.match(shapes_of(model), file).tensors)
     x = onnx_network.preprocess(graph, "image", config.input)
     levels = onnx_network.pyramid(graph, onnx_network.backbone(graph, x, model), model)
     boxes, _ = decode(graph, onnx_network.head(graph, levels), "image", model.fcos, ("boxes", "scores"))

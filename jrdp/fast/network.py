@@ -13,7 +13,7 @@ import numpy as np
 from jrdp.config import ModelConfig
 from jrdp.errors import UserError
 from jrdp.fast import operators
-from jrdp.interchange.layout import LAST_SCALE, layout_of
+from jrdp.interchange.layout import LAST_SCALE, shapes_of
 from jrdp.fast.layers import Convolution, NormalisedConvolution, fold_batch_norm
 from jrdp.models.fcos_decode import Detections, decode, instances_of, sigmoid
 from jrdp.models.shapes import ENHANCED_LEVELS, LEVELS, MASK_SIZES, RESNETS, STRIDES
@@ -39,7 +39,7 @@ def unsupported(config: ModelConfig) -> str | None:
 
 def refuse_other_tensors(shapes: Mapping[str, tuple], config: ModelConfig) -> None:
     """Raise `UserError` unless tensors of these shapes are exactly those of the network that the engine has."""
-    expected = {entry.name: entry.shape for entry in layout_of(config)}
+    expected = shapes_of(config)
     given = {name: shape for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
     for what, names in (
         ("does not know", sorted(given.keys() - expected.keys())),

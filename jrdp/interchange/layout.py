@@ -166,18 +166,13 @@ def network_layout(
     return entries
 
 
-def layout_of(model: ModelConfig) -> list[Entry]:
-    """The keys of the network that `model` describes, whose parts are the package's own."""
+def shapes_of(model: ModelConfig) -> dict[str, tuple]:
+    """The tensors of the network that `model` describes, whose parts are the package's own, in the released order."""
     pyramid = model.pyramid
-    return network_layout(
-        model.backbone.name,
-        pyramid.enhancement,
-        pyramid.levels,
-        pyramid.fusion,
-        model.fcos.channels,
-        model.mask.head,
-        model.backbone.freeze_at,
+    layout = network_layout(
+        model.backbone.name, pyramid.enhancement, pyramid.levels, pyramid.fusion, model.fcos.channels, model.mask.head
     )
+    return {entry.name: entry.shape for entry in layout}
 
 
 @dataclass(frozen=True)
