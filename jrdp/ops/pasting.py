@@ -91,12 +91,16 @@ def _paste(probabilities: np.ndarray, spans: Spans, threshold: float) -> tuple[n
         return np.zeros(0, "<u4"), starts
     if total >= 2**31:
         raise ValueError(f"{len(spans)} masks of {total * 32} pixels are too many at once: paste fewer of them together")
-    numbers = [[*rows, *columns] for rows, columns in spans]
-    plan = np.concatenate([np.array(numbers, np.int32), starts[:-1, None].astype(np.int32)], axis=1)
+    plan = np.concatenate([_numbers(spans), starts[:-1, None]], axis=1).astype(np.int32)
     source = 'paste_run(in0_p, in1_p, in0_shape0, in0_shape1, data["threshold"], (int)data["most"], out0_p);'
     inputs = [jt.array(np.ascontiguousarray(probabilities)), jt.array(plan)]
     data = {"threshold": threshold, "most": max(sizes)}
     return KERNELS.run(source, inputs, [[total]], ["int32"], data)[0].numpy().view("<u4"), starts
+
+
+def _numbers(spans: Spans) -> np.ndarray:
+    """int64 `[K, 8]`: of each mask the numbers of its rows, then of its columns."""
+    return np.array([[*rows, *columns] for rows, columns in spans], np.int64)
 
 
 def _words(rows):
@@ -115,7 +119,7 @@ def _runs(words: np.ndarray, starts: np.ndarray, spans: Spans, height: int, widt
     word, bit = changed[bits >> 5], bits & 31
     first = np.searchsorted(word, starts)  # of each mask; all masks' bits stand one after the other
     counts = np.diff(first)
-    rows, columns = np.array([[*rows, *columns] for rows, columns in spans], np.int64).reshape(-1, 2, 4).transpose(1, 2, 0)
+    rows, columns = _numbers(spans).reshape(-1, 2, 4).transpose(1, 2, 0)
     column, in_column = np.divmod(word - np.repeat(starts[:-1], counts), np.repeat(_words(rows[3]), counts))
     corner = np.repeat(columns[2] * height + rows[2], counts)
     position = corner + column * height + in_column * 32 + bit  # begin, end, begin, end ... of a mask
