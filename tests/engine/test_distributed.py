@@ -30,16 +30,21 @@ def sample(tmp_path_factory):
     return folder
 
 
-def run(ranks, *arguments, **variables):
-    """What a Python program prints that runs in `ranks` processes."""
+def ended(ranks, *arguments, **variables):
+    """How a Python program ended that runs in `ranks` processes."""
     launch = [shutil.which("mpirun", path=PLACES), "--allow-run-as-root", "--oversubscribe", "-np", str(ranks)] if ranks > 1 else []
     # A rank that waits for another leaves it the processor, of which there may be fewer than ranks.
     environment = {**os.environ, "PATH": PLACES, "OMPI_MCA_mpi_yield_when_idle": "1", **variables}
     command = [*launch, sys.executable, *map(str, arguments)]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=900)
+        return subprocess.run(command, env=environment, capture_output=True, timeout=900)
     except subprocess.TimeoutExpired as late:  # a rank that failed may leave the others waiting: what it said, whole
         pytest.fail(f"no end after 900 s: {b''.join(filter(None, [late.stdout, late.stderr])).decode()}")
+
+
+def run(ranks, *arguments, **variables):
+    """What such a program prints, which has to end well."""
+    done = ended(ranks, *arguments, **variables)
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
     return done.stdout.decode()
 
@@ -80,12 +85,8 @@ endings.leave(endings.run(work))
 
 
 def test_a_rank_that_fails_ends_the_others_which_wait_for_it():
-    launch = [shutil.which("mpirun", path=PLACES), "--allow-run-as-root", "--oversubscribe", "-np", "2"]
-    environment = {**os.environ, "PATH": PLACES, "OMPI_MCA_mpi_yield_when_idle": "1"}
-    done = subprocess.run(
-        [*launch, sys.executable, "-c", FAILS], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode != 0 and "rank 1 cannot go on" in done.stderr
+    done = ended(2, "-c", FAILS)
+    assert done.returncode != 0 and "rank 1 cannot go on" in done.stderr.decode()
 
 
 CARD = """
