@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
+if __name__ == "__main__":  # python -m jrdp.cli is python -m jrdp, from its first lines on
+    import runpy
+
+    runpy.run_module("jrdp", run_name="__main__")
+
 from dataclasses import asdict
 from pathlib import Path
 from typing import List, Optional
@@ -527,7 +532,3 @@ def _run() -> None:
     if "" in sys.argv[1:]:  # as a path it would mean the working folder
         raise UserError("one of the arguments is empty: is a variable of the command line not set?")
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -59,7 +59,7 @@ def test_a_host_goes_on_after_ctrl_c_and_ends_when_it_wants_to():
         assert ended_by(signal.SIGINT, HOST) == (0, "the host goes on True\n")
 
 
-@pytest.mark.parametrize("start", [["-c", "from jrdp.__main__ import main; main()"], ["-m", "jrdp"]])
+@pytest.mark.parametrize("start", [["-c", "from jrdp.__main__ import main; main()"], ["-m", "jrdp"], ["-m", "jrdp.cli"]])
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_while_the_command_is_still_imported_is_no_traceback(tmp_path, name, code, start):
     (tmp_path / "typer.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
