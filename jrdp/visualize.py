@@ -15,7 +15,7 @@ from typing import Sequence
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngInfo, putchunk
 
 from jrdp.errors import UserError
 from jrdp.files import atomic_write
@@ -29,6 +29,7 @@ _PALETTE = np.array(
     dtype=np.uint8,
 )  # fmt: skip
 MADE_BY = b"Software\0jrdp"  # in every PNG: tells a later run that it may be replaced
+_PNG_HEADER = 33  # bytes: the signature and the first chunk, which the others follow
 _PAPER = (255, 255, 255)
 _INK = (31, 41, 51)
 
@@ -116,7 +117,10 @@ def save_index_mask(masks: np.ndarray, path: str | Path) -> None:
         image.putpalette(np.concatenate([np.zeros((1, 3), np.uint8), colors(255)]).tobytes())
     else:
         image = Image.fromarray(index)
-    _write(image, Path(path), "PNG")
+    made_by = PngInfo()
+    made_by.add_text(*MADE_BY.decode().split("\0"))
+    with atomic_write(path) as stream:  # runs are what there is: a quarter of the usual time
+        image.save(stream, "PNG", compress_level=2, compress_type=zlib.Z_RLE, pnginfo=made_by)
 
 
 def save_image(picture: np.ndarray, path: str | Path) -> None:
@@ -128,7 +132,27 @@ def save_image(picture: np.ndarray, path: str | Path) -> None:
     file_format = Image.registered_extensions().get(path.suffix.lower())
     if file_format is None or file_format not in Image.SAVE:
         raise UserError(f"cannot write {path}: {path.suffix or 'no suffix'} is no picture format; use .png or .jpg")
-    _write(Image.fromarray(_as_picture(picture)), path, file_format)
+    with atomic_write(path) as stream:
+        if file_format == "PNG":
+            stream.write(_encode_png(_as_picture(picture)))
+        else:
+            Image.fromarray(_as_picture(picture)).save(stream, file_format)
+
+
+def _encode_png(picture: np.ndarray) -> bytes:
+    """The picture as a PNG file's content. Raises `ValueError` for an empty one and for sides that OpenCV does not write.
+
+    OpenCV's, which filters every line alike and looks for runs alone: 0.6 of the time that Pillow takes for the same,
+    choosing a filter for each line, for files that are a tenth larger.
+    """
+    height, width = picture.shape[:2]
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)) if picture.size else (False, None)
+    if not done:
+        raise ValueError(f"a picture of {width} x {height} pixels cannot be written as PNG")
+    told = io.BytesIO()
+    putchunk(told, b"tEXt", MADE_BY)
+    data = data.tobytes()
+    return data[:_PNG_HEADER] + told.getvalue() + data[_PNG_HEADER:]
 
 
 def encode_jpeg(picture: np.ndarray, quality: int = 88) -> bytes:
@@ -306,15 +330,3 @@ def _as_picture(picture: np.ndarray) -> np.ndarray:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"a picture is RGB uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}")
     return picture
-
-
-def _write(image: Image.Image, path: Path, file_format: str) -> None:
-    # Photographs have few repetitions but runs: looking for runs alone takes a quarter of the usual time, for files that
-    # are 2 % larger.
-    options: dict = {}
-    if file_format == "PNG":
-        made_by = PngInfo()
-        made_by.add_text(*MADE_BY.decode().split("\0"))
-        options = {"compress_level": 2, "compress_type": zlib.Z_RLE, "pnginfo": made_by}
-    with atomic_write(path) as stream:
-        image.save(stream, file_format, **options)
