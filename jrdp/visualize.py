@@ -119,7 +119,7 @@ def save_index_mask(masks: np.ndarray, path: str | Path) -> None:
         image = Image.fromarray(index)
     made_by = PngInfo()
     made_by.add_text(*MADE_BY.decode().split("\0"))
-    with atomic_write(path) as stream:  # runs are what there is: a quarter of the usual time
+    with atomic_write(path) as stream:  # runs are what there is
         image.save(stream, "PNG", compress_level=2, compress_type=zlib.Z_RLE, pnginfo=made_by)
 
 
@@ -132,18 +132,19 @@ def save_image(picture: np.ndarray, path: str | Path) -> None:
     file_format = Image.registered_extensions().get(path.suffix.lower())
     if file_format is None or file_format not in Image.SAVE:
         raise UserError(f"cannot write {path}: {path.suffix or 'no suffix'} is no picture format; use .png or .jpg")
+    picture = _as_picture(picture)
     with atomic_write(path) as stream:
         if file_format == "PNG":
-            stream.write(_encode_png(_as_picture(picture)))
+            stream.write(_encode_png(picture))
         else:
-            Image.fromarray(_as_picture(picture)).save(stream, file_format)
+            Image.fromarray(picture).save(stream, file_format)
 
 
 def _encode_png(picture: np.ndarray) -> bytes:
     """The picture as a PNG file's content. Raises `ValueError` for an empty one and for sides that OpenCV does not write.
 
     OpenCV's, which filters every line alike and looks for runs alone: 0.6 of the time that Pillow takes for the same,
-    choosing a filter for each line, for files that are a tenth larger.
+    choosing a filter for each line, for files that are 7 % larger, a third where a picture is smooth.
     """
     height, width = picture.shape[:2]
     done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)) if picture.size else (False, None)
