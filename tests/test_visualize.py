@@ -160,23 +160,3 @@ def test_sheets():
         visualize.mosaic([])
     with pytest.raises(ValueError, match="titles"):
         visualize.mosaic([red, red], columns=2, titles=["one"])
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 70001), (33, 7), (40, 61)])
-def test_a_png_has_every_pixel_and_says_who_made_it(tmp_path, shape):
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    for given in (picture, picture[::-1, ::-1], np.asfortranarray(picture), picture // 64 * 64):
-        visualize.save_image(given, tmp_path / "a.png")
-        with Image.open(tmp_path / "a.png") as written:
-            written.verify()  # the checksum of every chunk
-        with Image.open(tmp_path / "a.png") as written:
-            assert written.mode == "RGB" and np.array_equal(np.asarray(written), given)
-            assert written.text == {"Software": "jrdp"}
-        assert visualize.MADE_BY in (tmp_path / "a.png").read_bytes()[:4096]
-
-
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1_000_001)])
-def test_what_cannot_be_a_png_is_refused_and_nothing_written(tmp_path, shape):
-    with pytest.raises(ValueError, match="cannot be written as PNG"):
-        visualize.save_image(np.zeros((*shape, 3), np.uint8), tmp_path / "a.png")
-    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Iterable
 
-from jrdp import visualize
+from jrdp import png
 from jrdp.data.folders import pictures_in
 from jrdp.data.transforms import PICTURE_SUFFIXES
 from jrdp.errors import UserError
@@ -133,7 +133,7 @@ def refuse_replacing(out: Path, pictures: list[str], videos: list[str]) -> None:
         refuse_others(out, "predictions.json", [b'"file_name"', b'"segmentation"'])
     for name in pictures:
         for suffix in (".png", "_instances.png"):
-            refuse_others(out, f"{name}{suffix}", [visualize.MADE_BY], within=4096)  # it stands before the pixels
+            refuse_others(out, f"{name}{suffix}", [png.MADE_BY], within=4096)  # it stands before the pixels
     for name in videos:
         if not (out / f"{name}.partial.jsonl").exists():
             refuse_others(out, f"{name}.json", [b'"fps"', b'"frames"'], f"{name}.mp4")
