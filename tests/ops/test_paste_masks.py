@@ -92,6 +92,23 @@ def test_rle_holds_the_same_masks(device, height, width):
         assert rle == {"size": [height, width], "counts": expected["counts"].decode()}
 
 
+def test_what_lies_near_the_threshold_is_the_same_in_both_kernels(monkeypatch):
+    # The CPU's decides whole stretches between two lines of the mask at once where both are clearly inside or outside.
+    random = np.random.default_rng(5)
+    steps = np.array([-1, -2e-6, -1e-6, -6e-8, 0, 6e-8, 1e-6, 2e-6, 1], np.float32)
+    with_nan = smooth_masks(random, len(BOXES), 14)
+    with_nan[:, ::3, ::5] = np.nan
+    for threshold in (0.5, 0.05, -3.0):
+        near = np.float32(threshold) + random.choice(steps, (len(BOXES), 14, 14))
+        for probabilities in (near, with_nan, random.random((len(BOXES), 14, 14), np.float32)):
+            for height, width in ((60, 80), (200, 3), (1, 90)):
+                on_cpu = paste_masks(probabilities, BOXES, height, width, threshold)
+                with monkeypatch.context() as changed:
+                    changed.setattr(pasting, "KERNELS", pasting.KERNELS.shimmed())
+                    np.testing.assert_array_equal(on_cpu, paste_masks(probabilities, BOXES, height, width, threshold))
+                assert on_cpu.any()
+
+
 def test_zero_masks(device):
     nothing = np.zeros((0, 32, 32), np.float32), np.zeros((0, 4), np.float32)
     assert paste_masks(*nothing, 60, 80).shape == (0, 60, 80)
