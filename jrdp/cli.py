@@ -192,7 +192,7 @@ def predict(
     import jrdp
     from jrdp.engine.growing_file import refuse_unfinished
     from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, refuse_replacing, split_videos
-    from jrdp.engine.predict import drawing_process, predict_files, tasks_of
+    from jrdp.engine.predict import finishing_process, predict_files, tasks_of
     from jrdp.engine.record import Record, is_finished
 
     refuse_unused_settings("predict", settings)
@@ -246,12 +246,12 @@ def predict(
 
         source = ModelSource(weights, config, device, tuple(settings))
         failed = predict_with_jobs(jobs, source, pictures, out, threshold, record, size)
-    with drawing_process(len(pictures) if jobs == 1 else 0) as draw:
+    with finishing_process(len(pictures) if jobs == 1 else 0) as finish:
         if jobs == 1 or videos:
             model = jrdp.load(weights, config, device, settings)
             make_folder(out)
         if jobs == 1:
-            failed = predict_files(model, pictures, out, threshold, record, draw)
+            failed = predict_files(model, pictures, out, threshold, record, finish)
     if videos:
         from jrdp.engine.video import predict_video
 

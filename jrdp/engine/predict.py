@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from tqdm import tqdm
@@ -22,14 +22,15 @@ from jrdp.data.workers import WorkerDied, WorkerPool
 from jrdp.engine.pictures import output_names, told_names
 from jrdp.engine.record import Record, Task
 from jrdp.errors import UserError, one_line
-from jrdp.files import protected_there
 from jrdp.evaluation.results import box_results, mask_results
+from jrdp.files import protected_there
+from jrdp.masks import PastedMasks
 
 if TYPE_CHECKING:
     from jrdp.engine.predictor import Prediction, Ready, SalientInstanceModel
 
 
-DRAWN_AHEAD = 3  # pictures that wait for their files while the network is at later ones
+FINISHED_LATER = 3  # pictures that wait for their files while the network is at later ones
 _GIVE_UP = 5  # pictures in a row whose files cannot be written: then no other can be, either
 _FEW = 8  # pictures; for fewer a process that draws is not worth its start
 _ADVICE = "if memory ran out, give it smaller pictures"
@@ -45,18 +46,19 @@ class Outcome(NamedTuple):
     first_of: bool = False  # the file holds more frames or pages, which are left out
 
 
-class Drawing(NamedTuple):
-    """What the files of a picture show: the photograph and the instances above the threshold, in its pixels."""
+class Seen(NamedTuple):
+    """A photograph and all that was detected in it, highest score first, in its pixels; boxes, scores as in `Prediction`."""
 
     photo: np.ndarray
-    masks: np.ndarray
+    masks: PastedMasks
     boxes: np.ndarray
     scores: np.ndarray
 
 
-# What comes of a picture: its outcome, and a function that waits for its files or raises why they could not be written.
-Pending = Tuple[Outcome, Callable[[], object]]
-Draw = Callable[[Drawing, Path, str], Callable[[], object]]
+# What comes of a picture: its outcome, and a function that waits for its files and gives its results, or raises why the files
+# could not be written.
+Pending = Tuple[Outcome, Callable[[], List[dict]]]
+Finish = Callable[[Seen, Path, float, Task], Callable[[], List[dict]]]
 
 
 def predict_files(
@@ -65,15 +67,15 @@ def predict_files(
     out: Path,
     threshold: float,
     record: Record | None = None,
-    draw: Draw | None = None,
+    finish: Finish | None = None,
 ) -> list[str]:
     """Predict `pictures`, `test.batch_size` at a time, and write to the folder `out`, which exists.
 
     `predictions.json` holds every detection as COCO results with `file_name`; `NAME.png` (overlay) and
     `NAME_instances.png` (index mask) show those above `threshold`. A picture that cannot be read, or whose files
-    cannot be written, is reported on standard error and skipped. Pictures are read and resized ahead, and another process draws
-    and writes them while the network is at the next ones: that of `draw`, which `drawing_process` gives, so that it can start
-    while the model is loaded; by default a new one.
+    cannot be written, is reported on standard error and skipped. Pictures are read and resized ahead, and another process makes
+    their files and run lengths while the network is at the next ones: that of `finish`, which `finishing_process` gives, so
+    that it can start while the model is loaded; by default a new one.
 
     Returns:
         the messages of the pictures that failed.
@@ -81,8 +83,8 @@ def predict_files(
     if record is None:  # an empty one is false
         record = Record(out, {}, resume=False)
     tasks = record.remaining(tasks_of(pictures))
-    with drawing_process(len(tasks)) if draw is None else nullcontext(draw) as draw:
-        return collect(zip(tasks, _outcomes(model, tasks, out, threshold, draw)), len(pictures), out, record)
+    with finishing_process(len(tasks)) if finish is None else nullcontext(finish) as finish:
+        return collect(zip(tasks, _outcomes(model, tasks, out, threshold, finish)), len(pictures), out, record)
 
 
 def tasks_of(pictures: list[Path]) -> list[Task]:
@@ -95,15 +97,15 @@ def batches_of(tasks: list[Task], size: int) -> list[list[Task]]:
 
 
 def _outcomes(
-    model: SalientInstanceModel, tasks: list[Task], out: Path, threshold: float, draw: Draw
+    model: SalientInstanceModel, tasks: list[Task], out: Path, threshold: float, finish: Finish
 ) -> Iterator[Outcome]:
     size = model.config.test.batch_size
     photos = prefetch(model.ready, [task.picture for task in tasks], depth=size + 1)
     waiting: deque[Pending] = deque()
     for batch in batches_of(tasks, size):
         reads = [photo.result for _, photo in islice(photos, len(batch))]
-        waiting.extend(predict_batch(model, reads, batch, out, threshold, draw))
-        while len(waiting) > DRAWN_AHEAD:
+        waiting.extend(predict_batch(model, reads, batch, out, threshold, finish))
+        while len(waiting) > FINISHED_LATER:
             yield _finished(*waiting.popleft())
     while waiting:
         yield _finished(*waiting.popleft())
@@ -113,7 +115,7 @@ def predict_now(
     model: SalientInstanceModel, reads: list[Callable[[], Ready]], tasks: list[Task], out: Path, threshold: float
 ) -> list[Outcome]:
     """Predict the pictures of one run of the network and write their files to `out` before returning."""
-    return [_finished(*pending) for pending in predict_batch(model, reads, tasks, out, threshold, _draw_here)]
+    return [_finished(*pending) for pending in predict_batch(model, reads, tasks, out, threshold, _finish_here)]
 
 
 def predict_batch(
@@ -122,59 +124,64 @@ def predict_batch(
     tasks: list[Task],
     out: Path,
     threshold: float,
-    draw: Draw,
+    finish: Finish,
 ) -> list[Pending]:
-    """Predict pictures in one run of the network and have `draw` write their files; a `UserError` is the outcome."""
+    """Predict pictures in one run of the network and have `finish` do the rest; a `UserError` is the outcome."""
     ready: dict[int, Ready] = {}
     pending: dict[int, Pending] = {}
     for position, read in enumerate(reads):
         try:
             ready[position] = read()
         except UserError as error:
-            pending[position] = (Outcome([], str(error)), _nothing)
+            pending[position] = Outcome([], str(error)), list
     predictions = zip(ready.items(), model.predict_ready(list(ready.values()))) if ready else ()
     for (position, picture), prediction in predictions:
-        task, shown = tasks[position], prediction.above(threshold)
-        written = draw(Drawing(shown.photo, shown.masks, shown.boxes, shown.scores), out, task.name)
-        results = coco_results(prediction, task.image_id, task.file_name)
+        seen = Seen(prediction.photo, prediction.pasted(), prediction.boxes, prediction.scores)
         told = picture.photo.info
-        outcome = Outcome(results, turned=bool(told.get("turned")), first_of=bool(told.get("first_of")))
-        pending[position] = (outcome, written)
+        outcome = Outcome([], turned=bool(told.get("turned")), first_of=bool(told.get("first_of")))
+        pending[position] = outcome, finish(seen, out, threshold, tasks[position])
     return [pending[position] for position in range(len(tasks))]
 
 
-def write_drawing(drawing: Drawing, out: Path, name: str) -> None:
-    """Write the overlay `NAME.png` and the index mask `NAME_instances.png`; raises `UserError` where that fails."""
-    visualize.save_image(visualize.overlay(*drawing), out / f"{name}.png")
-    visualize.save_index_mask(drawing.masks, out / f"{name}_instances.png")
+def finish_picture(seen: Seen, out: Path, threshold: float, task: Task) -> list[dict]:
+    """Write the overlay `NAME.png` and the index mask `NAME_instances.png` of what is scored above `threshold`.
+
+    Returns:
+        all detections as COCO results with `file_name`.
+
+    Raises:
+        UserError: where a file cannot be written.
+    """
+    shown = np.flatnonzero(seen.scores > threshold)
+    masks = seen.masks.arrays(shown)
+    picture = visualize.overlay(seen.photo, masks, seen.boxes[shown], seen.scores[shown])
+    visualize.save_image(picture, out / f"{task.name}.png")
+    visualize.save_index_mask(masks, out / f"{task.name}_instances.png")
+    return _results(seen.boxes, seen.masks.run_lengths(), seen.scores, task.image_id, task.file_name)
 
 
-def _finished(outcome: Outcome, written: Callable[[], object]) -> Outcome:
+def _finished(outcome: Outcome, results: Callable[[], list[dict]]) -> Outcome:
     try:
-        written()
+        return outcome._replace(results=results())
     except UserError as error:
         return Outcome([], str(error), unwritten=True)
-    return outcome
 
 
-def _nothing() -> None:
-    """Of a picture without files."""
-
-
-def _draw_here(drawing: Drawing, out: Path, name: str) -> Callable[[], object]:
-    return partial(write_drawing, drawing, out, name)
+def _finish_here(seen: Seen, out: Path, threshold: float, task: Task) -> Callable[[], list[dict]]:
+    return partial(finish_picture, seen, out, threshold, task)
 
 
 @contextmanager
-def drawing_process(pictures: int) -> Iterator[Draw]:
-    """What draws: for more than a few pictures a process, since Jittor holds Python's lock while it computes."""
+def finishing_process(pictures: int) -> Iterator[Finish]:
+    """What draws, writes files and makes run lengths: for more than a few pictures a process, since Jittor holds Python's
+    lock while it computes."""
     if pictures <= _FEW:
-        yield _draw_here
+        yield _finish_here
         return
-    with WorkerPool(write_drawing, 1, "process that draws", _ADVICE, {"OMP_NUM_THREADS": "1"}, protected_there()) as pool:
+    with WorkerPool(finish_picture, 1, "process that draws", _ADVICE, {"OMP_NUM_THREADS": "1"}, protected_there()) as pool:
         try:
             pool.start()
-            yield lambda drawing, out, name: pool.submit(drawing, out, name).result
+            yield lambda *picture: pool.submit(*picture).result
         except WorkerDied as error:
             raise UserError(str(error)) from error
 
@@ -216,6 +223,9 @@ def collect(outcomes: Iterable[tuple[Task, Outcome]], total: int, out: Path, rec
 
 def coco_results(prediction: Prediction, image_id: int, file_name: str) -> list[dict]:
     """All detections of one picture as COCO results with box, mask and file name."""
-    boxes = box_results(image_id, prediction.boxes, prediction.scores, 1)
-    masks = mask_results(image_id, prediction.mask_rle(), prediction.scores, 1)
-    return [{**box, **mask, "file_name": file_name} for box, mask in zip(boxes, masks)]
+    return _results(prediction.boxes, prediction.mask_rle(), prediction.scores, image_id, file_name)
+
+
+def _results(boxes: np.ndarray, rles: list[dict], scores: np.ndarray, image_id: int, file_name: str) -> list[dict]:
+    both = zip(box_results(image_id, boxes, scores, 1), mask_results(image_id, rles, scores, 1))
+    return [{**box, **mask, "file_name": file_name} for box, mask in both]

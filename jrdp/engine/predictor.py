@@ -19,10 +19,11 @@ from jrdp.engine.weights import check_finite
 from jrdp.fast import FastNetwork
 from jrdp.interchange import WeightFile, native
 from jrdp.interchange.layout import shapes_of
+from jrdp.masks import PastedMasks
 from jrdp.models.layers import without_initial_weights
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors
-from jrdp.ops import paste_mask_rle, paste_masks
+from jrdp.ops import paste
 from jrdp.structures import Instances
 
 
@@ -52,11 +53,13 @@ class Prediction:
     def masks(self) -> np.ndarray:
         """bool `[K, height, width]`."""
         if self.instances.masks is None:
-            height, width = self.instances.size
-            self.instances.masks = paste_masks(
-                self.instances.mask_probabilities, self.instances.boxes, height, width, self.mask_threshold
-            )
+            self.instances.masks = self.pasted().arrays()
         return self.instances.masks
+
+    def pasted(self) -> PastedMasks:
+        """The masks as bits, which can be sent to another process and become arrays or run lengths there."""
+        height, width = self.instances.size
+        return paste(self.instances.mask_probabilities, self.instances.boxes, height, width, self.mask_threshold)
 
     def above(self, threshold: float) -> Prediction:
         """The instances with a score above `threshold`."""
@@ -64,10 +67,7 @@ class Prediction:
 
     def mask_rle(self) -> list[dict]:
         """The masks as COCO run lengths, without building them at full size all at once."""
-        height, width = self.instances.size
-        return paste_mask_rle(
-            self.instances.mask_probabilities, self.instances.boxes, height, width, self.mask_threshold
-        )
+        return self.pasted().run_lengths()
 
     def overlay(self, threshold: float = 0.5) -> np.ndarray:
         """The photograph with the instances above `threshold` drawn on it, RGB uint8."""

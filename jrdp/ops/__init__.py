@@ -8,7 +8,7 @@ from .frozen_norm import frozen_norm
 from .joining import join
 from .many import report, sgd
 from .normalization import group_norm
-from .pasting import paste_mask_rle, paste_masks
+from .pasting import paste, paste_mask_rle, paste_masks
 from .roi_pooling import multilevel_roi_align, roi_align
 from .suppression import nms, nms_on_device
 
@@ -24,6 +24,7 @@ __all__ = [
     "multilevel_roi_align",
     "nms",
     "nms_on_device",
+    "paste",
     "paste_mask_rle",
     "paste_masks",
     "report",

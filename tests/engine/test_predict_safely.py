@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, split_videos, told_names
-from jrdp.engine.predict import DRAWN_AHEAD, Outcome, collect, predict_files, tasks_of
+from jrdp.engine.predict import FINISHED_LATER, Outcome, collect, predict_files, tasks_of
 from jrdp.engine.record import NAME, Record, is_finished
 from jrdp.errors import UserError
+from jrdp.masks import PastedMasks
 
 
 @pytest.fixture
@@ -195,16 +196,12 @@ class Found:
 
     def __init__(self, photo):
         self.photo = np.asarray(photo)
-        height, width = self.photo.shape[:2]
-        self.masks, self.boxes = np.zeros((0, height, width), bool), np.zeros((0, 4), np.float32)
-        self.scores = np.zeros(0, np.float32)
+        self.boxes, self.scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
         self.alive.add(self)
 
-    def above(self, threshold):
-        return self
-
-    def mask_rle(self):
-        return []
+    def pasted(self):
+        nothing = np.zeros((0, 4), np.int64)
+        return PastedMasks(np.zeros(0, "<u4"), np.zeros(1, np.int64), nothing, *self.photo.shape[:2])
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -222,7 +219,7 @@ def test_memory_does_not_grow_with_the_folder(photos, tmp_path, batch):
 
     (tmp_path / "out").mkdir()
     assert predict_files(Model(), sorted(photos.iterdir()) * 10, tmp_path / "out", 0.5) == []
-    assert len(held) == 30 // batch and max(held) <= DRAWN_AHEAD + batch
+    assert len(held) == 30 // batch and max(held) <= FINISHED_LATER + batch
     assert len(list((tmp_path / "out").glob("*_instances.png"))) == 30
 
 

@@ -192,13 +192,13 @@ def test_files_are_the_same_whoever_draws_and_however_many_share_a_run(model, go
         assert written["batches"][name] == written["here"][name]
 
 
-def die(*drawing):
+def die(*picture):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_drawing_process_that_is_killed_is_one_line_and_nothing_counts_as_done(model, golden, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "_FEW", 0)
-    monkeypatch.setattr(predict, "write_drawing", die)
+    monkeypatch.setattr(predict, "finish_picture", die)
     with pytest.raises(UserError, match="process that draws.* was killed by SIGKILL"):
         predict_files(model, [golden / "imgs" / "b_267x400.png"], tmp_path, 0.2)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.partial.jsonl"]
