@@ -37,6 +37,8 @@ def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrid
         jrdp.errors.UserError: if the file is not a checkpoint or does not fit, or the device cannot be had.
         TypeError: for another kind of argument.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from jrdp import interchange
     from jrdp.engine.weights import config_of
     from jrdp.interchange.published import locate
@@ -47,10 +49,12 @@ def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrid
     given = _checked(config, overrides)
     file = interchange.read(locate(weights))
     settings = config_of(file, config, given)
-    runtime.start(device, tf32=settings.test.tf32)
-    from jrdp.engine.predictor import build
+    with ThreadPoolExecutor(1) as beside:  # importing Jittor takes a second
+        widened = beside.submit(file.in_float32)
+        runtime.start(device, tf32=settings.test.tf32)
+        from jrdp.engine.predictor import build
 
-    return build(file, settings)
+    return build(widened.result(), settings)
 
 
 def train(

@@ -161,7 +161,8 @@ def test(
     )
     jobs = min(jobs, max(len(batches_of(dataset, chosen)) for _, dataset in test_sets))
     if jobs > 1:
-        from jrdp.engine.jobs import ModelSource, evaluate_with_jobs
+        from jrdp.engine.evaluate_jobs import evaluate_with_jobs
+        from jrdp.engine.jobs import ModelSource
 
         del file  # every job reads its own
         evaluate_with_jobs(jobs, ModelSource(weights, config, device, tuple(settings)), chosen, test_sets, out, asked)
@@ -242,7 +243,8 @@ def predict(
     else:
         jobs = min(jobs, len(pictures))
     if jobs > 1:
-        from jrdp.engine.jobs import ModelSource, predict_with_jobs
+        from jrdp.engine.jobs import ModelSource
+        from jrdp.engine.predict_jobs import predict_with_jobs
 
         source = ModelSource(weights, config, device, tuple(settings))
         failed = predict_with_jobs(jobs, source, pictures, out, threshold, record, size)

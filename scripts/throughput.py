@@ -87,11 +87,10 @@ def measure(pictures: Path, weights: Path, jobs: list, rounds: int, options: lis
     print(f"\n{machine()}; {len(os.sched_getaffinity(0))} cores, OMP_NUM_THREADS {threads}")
     print(f"{total} pictures, {rounds} rounds in turn; load average {before:.1f} before (below 1 is quiet)\n")
     print(text_table(["jobs", "seconds", "pictures/s", "ratio of times", "least", "most"], rows))
-    ratios = [taken / needed for taken, needed in zip(seconds[1], alone[1:])]
-    print(
-        f"\nthe network alone: {statistics.median(alone[1:]):.3g} s; one job takes {statistics.median(ratios):.3g} of it "
-        f"({min(ratios):.3g} to {max(ratios):.3g})"
-    )
+    print(f"\nthe network alone: {statistics.median(alone[1:]):.3g} s")
+    for count in jobs:
+        ratios = [taken / needed for taken, needed in zip(seconds[count], alone[1:])]
+        print(f"--jobs {count} takes {statistics.median(ratios):.3g} of it ({min(ratios):.3g} to {max(ratios):.3g})")
     print(f"same predictions.json: {'yes' if same else 'NO'}")
     return same
 

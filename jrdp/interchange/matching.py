@@ -11,11 +11,10 @@ import numpy as np
 from jrdp.errors import UserError
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.layout import LAST_SCALE, likeness
-from jrdp.interchange.tensors import Tensor, as_float32, dtype_name
+from jrdp.interchange.tensors import FLOATS, Tensor, as_float32, dtype_name
 from jrdp.interchange.weight_file import WeightFile
 
 _SHOWN = 3
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass
@@ -58,7 +57,7 @@ def match(expected: Mapping[str, tuple], file: WeightFile) -> Matched:
             rows.append(Row(name, None, tuple(tensor.shape), dtype_name(tensor), f"left out: {reason}"))
     missing = [name for name in shapes if name not in file.tensors and name != LAST_SCALE]
     misshaped = [name for name in shapes if name in file.tensors and tuple(file.tensors[name].shape) != shapes[name]]
-    not_float = [name for name in shapes if name in file.tensors and dtype_name(file.tensors[name]) not in _FLOATS]
+    not_float = [name for name in shapes if name in file.tensors and dtype_name(file.tensors[name]) not in FLOATS]
     if missing or unexpected or misshaped or not_float:
         raise UserError(_explain(shapes, file, missing, unexpected, misshaped, not_float))
     exact = {name: file.tensors[name] if name in file.tensors else np.ones(shape, np.float32) for name, shape in shapes.items()}
@@ -90,7 +89,7 @@ def match_part(expected: Mapping[str, tuple], file: WeightFile) -> Part:
     fits = {
         name: as_float32(file.tensors[name])
         for name, shape in shapes.items()
-        if name in file.tensors and tuple(file.tensors[name].shape) == shape and dtype_name(file.tensors[name]) in _FLOATS
+        if name in file.tensors and tuple(file.tensors[name].shape) == shape and dtype_name(file.tensors[name]) in FLOATS
     }
     if not fits:
         raise UserError(f"{file.path or 'the weights'}: no tensor has the name and shape of one of the network's; it looks like {file.likeness}")

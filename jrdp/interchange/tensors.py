@@ -47,6 +47,8 @@ NUMPY_TYPES = {
     "bool": np.dtype("?"),
 }
 
+FLOATS = ("float64", "float32", "float16", "bfloat16")  # of these a network's tensors may be
+
 
 def dtype_name(tensor: Tensor) -> str:
     """ "float32", "bfloat16", ...; raises `FormatError` for a type that no weight file has (objects, strings)."""

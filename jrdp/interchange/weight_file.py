@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -20,7 +20,7 @@ from jrdp.interchange.pytorch_read import MAGIC_NUMBER, read_legacy, read_zip
 from jrdp.interchange.pytorch_write import write_legacy, write_zip
 from jrdp.interchange.safetensors_file import header_length, read_safetensors, write_safetensors
 from jrdp.interchange.state_dict import find_weights, without_prefixes
-from jrdp.interchange.tensors import BFloat16, FormatError, Tensor, dtype_name
+from jrdp.interchange.tensors import FLOATS, BFloat16, FormatError, Tensor, as_float32, dtype_name
 
 SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
 
@@ -60,6 +60,11 @@ class WeightFile:
     @property
     def likeness(self) -> Likeness:
         return likeness({name: tuple(tensor.shape) for name, tensor in self.tensors.items()})
+
+    def in_float32(self) -> WeightFile:
+        """The same with every floating-point tensor as the float32 array that a network is given; others as they are."""
+        floats = {name: as_float32(tensor) for name, tensor in self.tensors.items() if dtype_name(tensor) in FLOATS}
+        return replace(self, tensors={**self.tensors, **floats})
 
 
 def read(path: str | Path) -> WeightFile:
