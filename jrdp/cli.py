@@ -71,9 +71,10 @@ WeightsOption = typer.Option(
     ..., "--weights", callback=find_weights, autocompletion=_published_names, help=f"Weights: {WEIGHTS}."
 )
 JobsOption = typer.Option(
-    1, "--jobs", min=1, metavar="N",
+    None, "--jobs", min=1, metavar="N",
     help="Processes that share the pictures and the cores (OMP_NUM_THREADS each, where that is set): more pictures a "
-    "second. Each holds a model of its own, in main memory or on the GPU.",
+    "second. Each holds a model of its own, in main memory or on the GPU. Default: 1; for `predict` on a CPU, 2 from "
+    "100 pictures on.",
 )
 
 
@@ -133,7 +134,7 @@ def test(
     config: Optional[Path] = ConfigOption,
     settings: List[str] = SetOption,
     device: str = DeviceOption,
-    jobs: int = JobsOption,
+    jobs: Optional[int] = JobsOption,
     resume: bool = typer.Option(False, "--resume", help="Keep what an interrupted run of the same command has found."),
 ) -> None:
     """Detect on the test sets (data.test) and evaluate; writes bbox.json, segm.json, metrics.json, pr_curves.png."""
@@ -159,7 +160,7 @@ def test(
     asked = Asked(
         {"weights": [str(weights.resolve()), weights.stat().st_size], "config": chosen.model_dump(mode="json")}, resume
     )
-    jobs = min(jobs, max(len(batches_of(dataset, chosen)) for _, dataset in test_sets))
+    jobs = min(jobs or 1, max(len(batches_of(dataset, chosen)) for _, dataset in test_sets))
     if jobs > 1:
         from jrdp.engine.evaluate_jobs import evaluate_with_jobs
         from jrdp.engine.jobs import ModelSource
@@ -183,7 +184,7 @@ def predict(
     threshold: float = typer.Option(0.5, "--threshold", min=0.0, max=1.0, help="Draw instances scored above this."),
     frames: Optional[int] = typer.Option(None, "--frames", min=1, help="Stop a video or camera after so many frames."),
     device: str = DeviceOption,
-    jobs: int = JobsOption,
+    jobs: Optional[int] = JobsOption,
     resume: bool = typer.Option(False, "--resume", help="Keep what an interrupted run of the same command has done."),
 ) -> None:
     """Find salient instances; writes predictions.json, NAME.png (overlay) and NAME_instances.png (index mask).
@@ -192,6 +193,7 @@ def predict(
     """
     import jrdp
     from jrdp.engine.growing_file import refuse_unfinished
+    from jrdp.engine.jobs import ModelSource, jobs_for
     from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, refuse_replacing, split_videos
     from jrdp.engine.predict import finishing_process, predict_files, tasks_of
     from jrdp.engine.record import Record, is_finished
@@ -202,7 +204,7 @@ def predict(
     if not videos:
         refuse_options("on pictures: it is for videos and cameras", frames=frames)
     if not paths:
-        refuse_options("on videos and cameras, which one process does", jobs=jobs if jobs > 1 else None)
+        refuse_options("on videos and cameras, which one process does", jobs=jobs if jobs and jobs > 1 else None)
     pictures = list_pictures(paths)
     sources = [*pictures, *(video for video in videos if not isinstance(video, int))]
     check_output_folder(named, sources, out)
@@ -235,6 +237,7 @@ def predict(
         videos, names = [v for v, n in zip(videos, names) if n not in done], [n for n in names if n not in done]
     refuse_replacing(out, [task.name for task in tasks] if pictures else [], names)
     failed: List[str] = []
+    jobs = jobs or jobs_for(len(pictures) - (record.kept if record is not None else 0), device)
     if jobs > 1:
         from jrdp.engine.weights import batch_size_of
 
@@ -243,7 +246,6 @@ def predict(
     else:
         jobs = min(jobs, len(pictures))
     if jobs > 1:
-        from jrdp.engine.jobs import ModelSource
         from jrdp.engine.predict_jobs import predict_with_jobs
 
         source = ModelSource(weights, config, device, tuple(settings))

@@ -1,6 +1,8 @@
 """Which file imports which: never in a circle, and PyTorch from its place alone."""
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -66,3 +68,20 @@ def test_torch_is_named_by_the_comparison_alone():
     for name, found in imports_of(PACKAGE).items():
         if not name.split(".")[1:2] or name.split(".")[1] not in TORCH_IS_AT_HOME:
             assert not [module for module in found if module.split(".")[0] in ("torch", "torchvision")], name
+
+
+# What a process imports that starts again and again, or beside a network; each of these takes tenths of a second.
+@pytest.mark.parametrize(
+    "module, without",
+    [
+        ("jrdp.engine.predict_jobs", ("jittor", "matplotlib")),
+        ("jrdp.engine.predict", ("jittor", "matplotlib")),
+        ("jrdp.masks", ("jittor", "cv2")),
+        ("jrdp.engine.evaluate_jobs", ("jittor",)),
+        ("jrdp.cli", ("jittor", "matplotlib", "cv2")),
+    ],
+)
+def test_what_is_imported_late(module, without):
+    script = f"import sys, {module}; print([name for name in {without} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -16,6 +16,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -94,6 +95,29 @@ class WorkerPool:
         self.start()
         for worker in self._workers:
             worker.wait_until_ready()
+
+    def wait_for_first(self) -> None:
+        """`start`, and wait until one process is ready; from then on tasks go to those that are.
+
+        Raises what its `setup` raised; what another's raises, the task does that is given to it, as `submit` says.
+        """
+        self.start()
+        self._idle = queue.SimpleQueue()
+        outcomes: queue.SimpleQueue = queue.SimpleQueue()
+        for worker in self._workers:
+            threading.Thread(target=self._let_in, args=(worker, outcomes), daemon=True).start()
+        failure = outcomes.get()
+        if failure is not None:
+            raise failure
+
+    def _let_in(self, worker: _Worker, outcomes: queue.SimpleQueue) -> None:
+        failure = None
+        try:
+            worker.wait_until_ready()
+        except Exception as error:  # a UserError, or what is wrong with it, which it answers to every task from now on
+            failure = error
+        outcomes.put(failure)
+        self._idle.put(worker)
 
     def submit(self, *arguments) -> Future:
         """A future of `function(*arguments)`.

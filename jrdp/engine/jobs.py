@@ -2,7 +2,7 @@
 
 Jittor holds Python's global lock while it computes, so no thread can read, draw or encode beside a network; a process
 can. And N processes with a share of the cores each do more pictures a second than one with all of them, because what
-cannot be spread over cores then runs N times at once.
+cannot be spread over cores then runs N times at once. For a large folder on a CPU there are two, where nobody says.
 
 This process holds no network and imports no Jittor: it hands out pictures, at most two for each job, and puts together
 what comes back in the order of the pictures, so the results are those of one job.
@@ -20,11 +20,14 @@ import jrdp
 from jrdp.data.workers import WorkerDied, WorkerPool
 from jrdp.errors import UserError
 from jrdp.machine import runtime
+from jrdp.machine.memory import available_memory
 
 if TYPE_CHECKING:
     from jrdp.engine.predictor import SalientInstanceModel
 
 AHEAD = 2  # tasks for each job: one to work on, and one that waits for it
+_MANY = 100  # pictures
+_MEMORY_OF_A_JOB = 3 << 30  # bytes, for the largest backbone and photographs
 _ADVICE = "if memory ran out, use fewer --jobs; JRDP_VERBOSE=1 shows what it printed"
 
 
@@ -42,6 +45,16 @@ class ModelSource:
         if not os.environ.get("JRDP_VERBOSE"):
             _silence()
         return model
+
+
+def jobs_for(pictures: int, device: str) -> int:
+    """How many jobs predict a folder where nobody says: two on a CPU of several cores, for so many pictures that they make
+    up for a second start, and with memory for both; else one."""
+    if pictures < _MANY or runtime.cores() < 2 or "OMP_NUM_THREADS" in os.environ:
+        return 1
+    if available_memory() < 2 * _MEMORY_OF_A_JOB or (device != "cpu" and runtime.prepare().cuda.usable):
+        return 1
+    return 2
 
 
 def threads_per_job(jobs: int) -> int:
@@ -62,11 +75,11 @@ class Job:
 
 @contextmanager
 def job_pool(jobs: int, load: Callable[[], None], work: Callable) -> Iterator[WorkerPool]:
-    """Processes that have loaded their models."""
+    """Processes, one of which has loaded its model; the others follow."""
     environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads_per_job(jobs))}
     with WorkerPool(work, jobs, "job", _ADVICE, environment, setup=load) as pool:
         try:
-            pool.wait_until_ready()
+            pool.wait_for_first()
             yield pool
         except WorkerDied as error:
             raise UserError(str(error)) from error

@@ -60,6 +60,11 @@ class Record:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def kept(self) -> int:
+        """Pictures that an earlier run has done, as far as they are still the same."""
+        return len(self._done)
+
     def remaining(self, tasks: list[Task]) -> list[Task]:
         """Those of `tasks` that are not done; the others count as done under their new image ids."""
         left = []

@@ -24,9 +24,14 @@ import time
 from pathlib import Path
 from typing import Iterator, Optional
 
+try:
+    import fcntl
+except ImportError:  # not on every system; processes go on together there
+    fcntl = None
+
 from jrdp.errors import UserError
 from jrdp.machine import tf32
-from jrdp.machine.cache import cache_root, home_for_import, jittor_home
+from jrdp.machine.cache import cache_root, home_for_import, jittor_home, own_folder
 from jrdp.machine.prepare import prepare
 from jrdp.machine.source import kernel_python
 
@@ -86,7 +91,7 @@ class _JittorLoader(importlib.abc.Loader):
         home = jittor_home()
         temporary = {"PYTHONPATH": path, "JPY_PARENT_PID": os.environ.get("JPY_PARENT_PID", "0")}
         temporary.update(JITTOR_HOME=str(home), HOME=str(home_for_import(home)))
-        with _environment(**temporary), _recursion_limit(), _random_numbers(), _signals():
+        with _one_at_a_time(), _environment(**temporary), _recursion_limit(), _random_numbers(), _signals():
             _let_compilers_outlive_ctrl_c()
             self._loader.exec_module(module)
         module.flags.python_path = str(kernel_python(copy))
@@ -94,6 +99,26 @@ class _JittorLoader(importlib.abc.Loader):
         # share: the more of them start together, the likelier one crashes. More than cores would gain nothing.
         module.flags.use_parallel_op_compiler = max(1, min(_COMPILERS, cores()))
         _compute_on_one_thread_in_forked_children()
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let processes that start together import Jittor one after the other.
+
+    Jittor has a lock for that, and takes it again in the middle: each of them would come to its end with the last one.
+    Ranks of mpirun meet in the middle of the import, so they go without.
+    """
+    if fcntl is None or "OMPI_COMM_WORLD_SIZE" in os.environ:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a file system without locks
+            own_folder().mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(own_folder() / "import.lock", "a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Processes that Jittor forks meanwhile have the file too, so closing it here would not do.
+            stack.callback(fcntl.flock, file, fcntl.LOCK_UN)
+        yield
 
 
 def _compute_on_one_thread_in_forked_children() -> None:

@@ -136,3 +136,50 @@ def test_processes_end_although_a_forked_one_still_has_their_pipes():
     os.kill(forked, signal.SIGKILL)
     os.waitpid(forked, 0)
     assert all(process.returncode == 0 for process in processes) and took < 10
+
+
+class Turn:
+    """The first of the processes that set themselves up is ready at once, every other when a file is there."""
+
+    def __init__(self, folder, failure=None):
+        self.folder, self.failure = folder, failure
+
+    def setup(self):
+        try:
+            (self.folder / "first").mkdir()
+        except FileExistsError:
+            if self.failure is not None:
+                raise self.failure
+            deadline = time.monotonic() + 60
+            while not (self.folder / "go").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+    def who(self, seconds=0.0):
+        time.sleep(seconds)
+        return os.getpid()
+
+
+def test_tasks_go_to_those_that_are_ready(tmp_path):
+    turn = Turn(tmp_path)
+    with pool_of(turn.who, 3, setup=turn.setup) as pool:
+        pool.wait_for_first()
+        first = {pool.submit().result() for _ in range(6)}
+        assert len(first) == 1  # also with several at once
+        assert {future.result() for future in [pool.submit() for _ in range(6)]} == first
+        (tmp_path / "go").touch()
+        deadline = time.monotonic() + 60
+        while len({future.result() for future in [pool.submit(0.1) for _ in range(3)]}) < 3:
+            assert time.monotonic() < deadline
+
+
+def test_what_the_first_raises_is_raised_and_what_another_raises_is_a_tasks_answer(tmp_path):
+    counter = Counter(failure=UserError("no such weights"))
+    with pool_of(counter.count, 2, setup=counter.setup) as pool, pytest.raises(UserError, match="^no such weights$"):
+        pool.wait_for_first()
+    turn = Turn(tmp_path, UserError("no memory"))
+    with pool_of(turn.who, 2, setup=turn.setup) as pool:
+        pool.wait_for_first()
+        with pytest.raises(UserError, match="^no memory$"):
+            for _ in range(600):
+                [future.result() for future in [pool.submit(0.1), pool.submit(0.1)]]

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,7 @@ from jrdp.dataset_tools.sample import write_sample
 from jrdp.data.workers import WorkerPool
 from jrdp.engine import jobs
 from jrdp.engine.weights import batch_size_of, config_of
+from jrdp.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--device", "cpu", "--set", "input.min_size=96", "--set", "input.max_size=144")
@@ -238,11 +240,11 @@ def test_threads_are_shared_unless_the_user_chose(monkeypatch):
     cores = len(os.sched_getaffinity(0))
     assert jobs.threads_per_job(1) == cores and jobs.threads_per_job(cores) == 1
     assert jobs.threads_per_job(cores + 1) == 1 and jobs.threads_per_job(2) == max(1, cores // 2)
-    with jobs._pool(2, int, os.getenv) as pool:  # int() does nothing
+    with jobs.job_pool(2, int, os.getenv) as pool:  # int() does nothing
         assert pool.submit("OMP_NUM_THREADS").result() == "1"  # as the fixture chose
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
-    with jobs._pool(2, int, os.getenv) as pool:
+    with jobs.job_pool(2, int, os.getenv) as pool:
         assert pool.submit("OMP_NUM_THREADS").result() == "3"
 
 
@@ -299,3 +301,71 @@ def _children(parent):
         if int(fields[1]) == parent:
             found.append(int(status.parent.name))
     return found
+
+
+@pytest.fixture
+def roomy(monkeypatch):
+    """A machine of two cores with memory, where nobody has chosen a number of threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(jobs.runtime, "cores", lambda: 2)
+    monkeypatch.setattr(jobs, "available_memory", lambda: 8 << 30)
+
+
+def test_two_jobs_for_many_pictures_on_a_cpu_where_nobody_says(roomy, monkeypatch):
+    def chosen(device="auto"):
+        return jobs.jobs_for(99, device), jobs.jobs_for(100, device)
+
+    monkeypatch.setattr(jobs.runtime, "prepare", lambda: SimpleNamespace(cuda=SimpleNamespace(usable=False)))
+    assert chosen() == chosen("cpu") == (1, 2)
+    for what, name, value in (
+        (jobs.runtime, "cores", lambda: 1),
+        (jobs, "available_memory", lambda: 5 << 30),
+        (jobs, "available_memory", lambda: 0),  # not known
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(what, name, value)
+            assert chosen() == (1, 1)
+    monkeypatch.setattr(jobs.runtime, "cores", lambda: 64)
+    assert chosen() == (1, 2)
+    with monkeypatch.context() as changed:
+        changed.setenv("OMP_NUM_THREADS", "1")
+        assert chosen() == (1, 1)
+    monkeypatch.setattr(jobs.runtime, "prepare", lambda: SimpleNamespace(cuda=SimpleNamespace(usable=True)))
+    assert chosen() == chosen("cuda") == (1, 1) and chosen("cpu") == (1, 2)
+
+
+def test_predict_chooses_the_jobs_for_what_is_left_to_do(roomy, run, pools, sample, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_MANY", 6)
+    pictures = under_other_names(sample, tmp_path, 2)
+    common = ("predict", "--weights", weights, "--device", "cpu", *SMALL)
+    assert len(pictures) >= 6
+    for out, extra, expected in (("two", (), [2]), ("one", ("--jobs", 1), []), ("few", pictures[:5], [])):
+        pools.clear()
+        named = extra if out == "few" else [*extra, *pictures]
+        code, output, error = run(*common, "--out", tmp_path / out, *named)
+        assert code == 0, error
+        assert [len(pool._workers) for pool in pools] == expected
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+@pytest.mark.parametrize("left, expected", [(6, [2]), (5, [])])
+def test_what_is_done_already_needs_no_second_job(roomy, run, pools, sample, weights, tmp_path, monkeypatch, left, expected):
+    monkeypatch.setattr(jobs, "_MANY", 6)
+    pictures, out = under_other_names(sample, tmp_path, 2), tmp_path / "out"
+    common = ("predict", "--weights", weights, "--device", "cpu", *SMALL, "--out", out)
+    whole = jobs.WorkerPool.in_order
+
+    def interrupted(self, tasks, ahead):
+        for number, result in enumerate(whole(self, tasks, ahead)):
+            if number == len(pictures) - left:
+                raise UserError("interrupted")
+            yield result
+
+    with monkeypatch.context() as changed:
+        changed.setattr(jobs.WorkerPool, "in_order", interrupted)
+        code, _, error = run(*common, *pictures)
+        assert code == 2 and "interrupted" in error
+    pools.clear()
+    code, output, error = run(*common, "--resume", *pictures)
+    assert code == 0 and output.startswith(f"{len(pictures)} of {len(pictures)} pictures"), error
+    assert [len(pool._workers) for pool in pools] == expected

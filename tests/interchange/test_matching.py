@@ -7,6 +7,7 @@ from jrdp import interchange
 from jrdp.errors import UserError
 from jrdp.interchange import BFloat16, WeightFile
 from jrdp.interchange.layout import LAST_SCALE, backbone_layout, network_layout
+from jrdp.interchange.tensors import as_float32
 from jrdp.interchange.weight_file import named
 
 
@@ -56,6 +57,24 @@ def test_types_are_widened_for_the_model_and_kept_for_conversion():
     assert np.array_equal(matched.tensors["c"], source["c"].astype(np.float32))
     assert all(matched.exact[name] is source[name] for name in expected)
     assert [row.dtype for row in matched.rows] == ["bfloat16", "float64", "float16"]
+
+
+def test_floats_are_widened_beforehand_and_nothing_else():
+    tensors = {
+        "half": np.array([0.1, 65504], np.float16),
+        "bfloat16": BFloat16(np.array([0x3F80, 0x7F7F], np.uint16)),
+        "float32": np.array([0.1], np.float32),
+        "double": np.array([0.1]),
+        "integer": np.array([2**24 + 1]),
+    }
+    file = WeightFile(dict(tensors), path="a.pth", iteration=7)
+    wide = file.in_float32()
+    assert wide.path == "a.pth" and wide.iteration == 7 and list(wide.tensors) == list(tensors)
+    assert wide.tensors["integer"] is tensors["integer"]  # stays to be refused
+    for name in ("half", "bfloat16", "float32", "double"):
+        assert wide.tensors[name].dtype == np.float32
+        np.testing.assert_array_equal(wide.tensors[name], as_float32(tensors[name]))
+    assert file.tensors == tensors
 
 
 def test_the_written_exceptions(weights):

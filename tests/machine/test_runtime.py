@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from jrdp.machine import importing, prepare, runtime
 from jrdp.errors import UserError
 from jrdp.machine import python_headers
+from jrdp.machine.cache import own_folder
 from jrdp.machine.driver import read_driver
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -491,3 +495,34 @@ def test_tf32_rounds_convolutions_only_when_asked_for(record_property):
     assert exact < 1e-5
     if max(read_driver().capabilities) >= 80:
         assert rounded > 5e-5, "TF32 was asked for and is not used"
+
+
+IMPORT = """
+import fcntl, sys
+import jrdp
+from jrdp.machine.cache import own_folder
+import jittor
+with open(own_folder() / "import.lock") as file:  # free again, also where Jittor's processes have it open
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("imported", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_processes_import_jittor_one_after_the_other():
+    def begin():
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([sys.executable, "-c", IMPORT], text=True, cwd=ROOT, **pipes)
+
+    own_folder().mkdir(parents=True, exist_ok=True)
+    with open(own_folder() / "import.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        first = begin()
+        time.sleep(4)
+        assert first.poll() is None and not select.select([first.stdout], [], [], 0)[0]
+    assert "imported\n" in iter(first.stdout.readline, "")
+    second = begin()  # while the first, which has imported, is still there
+    assert "imported\n" in iter(second.stdout.readline, "")
+    for process in (first, second):
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
