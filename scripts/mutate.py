@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXCUSED = Path(__file__).with_name("mutate_excused.txt")
 TARGETS = {  # module -> its tests
     "jrdp/boxes.py": ["tests/test_boxes.py"],
+    "jrdp/masks.py": ["tests/test_pasted_masks.py"],
+    "jrdp/png.py": ["tests/test_png.py"],
     "jrdp/schedule.py": ["tests/engine/test_solver.py"],
     "jrdp/import_path.py": ["tests/test_import_path.py", "tests/models/test_own_parts.py"],
     "jrdp/models/fcos_targets.py": ["tests/models/test_fcos_targets.py"],
@@ -67,6 +69,7 @@ TARGETS = {  # module -> its tests
     "jrdp/analysis/analyze.py": ["tests/analysis/test_report.py"],
     "jrdp/evaluation/curves.py": ["tests/evaluation/test_curves.py", "tests/evaluation/test_plot_names.py"],
     "jrdp/interchange/matching.py": ["tests/interchange/test_matching.py", "tests/interchange/test_imagenet_weights.py"],
+    "jrdp/machine/memory.py": ["tests/machine/test_available_memory.py"],
     "jrdp/engine/solver.py": ["tests/engine/test_solver.py", "tests/engine/test_steps.py"],
     "jrdp/engine/loss_scale.py": ["tests/engine/test_steps.py"],
     "jrdp/engine/validation.py": ["tests/engine/test_validation.py", "tests/engine/test_train_from_python.py"],

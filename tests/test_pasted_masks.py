@@ -60,3 +60,8 @@ def test_another_process_gets_the_same(case):
 def test_no_masks():
     none = as_bits(np.zeros((0, 5, 7), bool), [])
     assert len(none) == 0 and none.arrays().shape == (0, 5, 7) and none.run_lengths() == []
+
+
+def test_a_column_has_room_for_one_bit_more_than_it_has_rows():
+    assert [words_of(rows) for rows in (0, 1, 31, 32, 63, 64)] == [1, 1, 1, 2, 2, 3]
+    np.testing.assert_array_equal(words_of(np.array([31, 32])), [1, 2])
