@@ -95,7 +95,7 @@ def test_the_canvas_answers_as_the_levels_do():
 
     found, together = answers_of(on_canvas, maps)
     expected, _ = answers_of(head._level_by_level, maps)
-    assert_near(found, expected, 1e-3)  # norms of few pixels magnify what convolutions round, each processor in its own way
+    assert_near(found, expected, 2e-4)  # norms of few pixels magnify what convolutions round, each processor in its own way
     for k, value in enumerate(together):
         np.testing.assert_array_equal(value.numpy()[0], np.concatenate([x.reshape(x.shape[1], -1) for x in found[5 * k : 5 * k + 5]], 1))
     unwatched = on_canvas([jt.array(x) for x in maps])
