@@ -22,10 +22,10 @@ def predict_with_jobs(
     record: Optional[Record] = None,
     batch_size: int = 1,
 ) -> list[str]:
-    """`predict_files` with `jobs` processes; creates `out` once every job has its model.
+    """`predict_files` with `jobs` processes; creates `out` once the first job has its model.
 
     Raises:
-        UserError: where the model cannot be loaded (nothing is written then), and when a job dies.
+        UserError: where the first job cannot load the model (nothing is written then), where another cannot, and when a job dies.
     """
     job = _PredictJob(source, out, threshold)
     with job_pool(jobs, job.load, job.predict) as pool:

@@ -62,7 +62,7 @@ class Record:
 
     @property
     def kept(self) -> int:
-        """Pictures that an earlier run has done, as far as they are still the same."""
+        """Pictures that an earlier run has recorded, whether or not they are asked for again and still the same."""
         return len(self._done)
 
     def remaining(self, tasks: list[Task]) -> list[Task]:

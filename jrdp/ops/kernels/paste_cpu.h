@@ -2,6 +2,7 @@
 // its border of zeros, and then what lies between two lines of that column, which mostly is all inside or all outside.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <vector>
 #include "paste.h"
 
