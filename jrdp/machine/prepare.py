@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Optional
 
+from jrdp.machine import subnormals
 from jrdp.machine.cache import cache_root, chosen_home, fingerprint
 from jrdp.machine.cuda import CudaChoice, choose_cuda
 from jrdp.machine.onednn import OneDnn, prepare_onednn
@@ -73,6 +74,7 @@ def _prepare() -> Setup:
         cuda = choose_cuda(compiler)
         source = _prepare_source()
         script = config_script()
+        kernel_flags = " ".join(filter(None, [os.environ.get("kernel_flags"), subnormals.flags(compiler)]))
     except OSError as error:
         problem = (
             f"cannot write to Jittor's cache folder {chosen_home() / '.cache' / 'jittor'} ({error.strerror or error}): set "
@@ -96,12 +98,14 @@ def _prepare() -> Setup:
         "use_cuda_host_allocator": "0",
     }
     chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
+    if kernel_flags:
+        chosen["kernel_flags"] = kernel_flags
     chosen.update(cuda.environment)
     chosen.update(_card_of_this_rank(cuda.cards))
     # Jittor would take the name from `git branch` in the folder it lies in. This one names all that its compile commands
     # depend on and its cache path does not, so that two installations that differ in it do not overwrite each other.
     flags = chosen.get("cc_flags", os.environ.get("cc_flags", ""))
-    parts = [source, chosen["python_config_path"], onednn.identity, flags]
+    parts = [source, chosen["python_config_path"], onednn.identity, flags, kernel_flags]
     parts += filter(None, [chosen.get("nvcc_path")])  # JRDP_PRECISE has one of its own, and may change from run to run
     chosen["cache_name"] = os.environ.get("cache_name", f"jrdp-{fingerprint(*parts)}")
     remember(chosen)
@@ -122,7 +126,7 @@ def _card_of_this_rank(cards: int) -> dict[str, str]:
 
 def _drop_empty() -> None:
     """Variables that are set to nothing count as unset, for Jittor too, which takes nothing for a path or a number."""
-    for name in ("JITTOR_HOME", "cc_path", "cc_flags", "cache_name", "python_config_path", "nvcc_path", "use_mkl",
+    for name in ("JITTOR_HOME", "cc_path", "cc_flags", "kernel_flags", "cache_name", "python_config_path", "nvcc_path", "use_mkl",
                  "use_mpi", "use_cutt", "use_cutlass", "use_nccl", "device_id", "FIX_TORCH_ERROR", "log_silent", "OMP_NUM_THREADS"):
         if os.environ.get(name) == "":
             del os.environ[name]

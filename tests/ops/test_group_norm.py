@@ -67,6 +67,14 @@ def test_a_mean_that_is_large_against_the_spread(kernels):
     assert np.abs(variance - naive.var(axis=2)).max() > 1e-4  # as E[x^2] - E[x]^2 the spread is lost
 
 
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_spread_whose_square_is_no_float(relu):
+    """What a network comes to that is trained too fast. On a CPU only: CUDA's kernels square in float, as PyTorch's do."""
+    given = numbers((2, 8, 6, 7), spread=3e21)
+    for found, expected in zip(run(*given, 4, KERNELS, relu), reference(*given, 4, relu)):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
 def test_no_spread_at_all(kernels):
     x, weight, bias, dy = numbers((1, 4, 3, 3))
     y = run(np.full_like(x, 7.25), weight, bias, dy, 2, kernels)[0]

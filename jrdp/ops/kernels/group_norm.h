@@ -119,12 +119,13 @@ static inline void group_norm_backward(const float* dy, const float* x, const fl
             plain += own_weight[c] * s.first;
             along += own_weight[c] * s.second * scale;
         }
-        const float level = (float)(-scale * plain / count), slope = (float)(-scale * scale * along / count);
+        // Not multiplied by `scale` once more here: where x spreads over more than 1e19 its square is no float.
+        const float level = (float)(-scale * plain / count), slope = (float)(-scale * along / count);
         for (long c = 0; c < share; c++) {
             const float factor = scale * own_weight[c];
             const float *from = x + (first + c) * area, *given = through + (first + c) * area;
             float* to = dx + (first + c) * area;
-            for (long k = 0; k < area; k++) to[k] = factor * given[k] + slope * (from[k] - mean) + level;
+            for (long k = 0; k < area; k++) to[k] = factor * given[k] + slope * ((from[k] - mean) * scale) + level;
         }
     }
 #pragma omp parallel for
