@@ -209,15 +209,33 @@ def lock_folder(folder: Path) -> int:
     Raises `BlockingIOError` when another process holds it. Where there are no locks, there is none.
     """
     handle = os.open(folder, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        lock(handle)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def lock(handle: int, wait: bool = False) -> None:
+    """Hold the open file or folder alone, until `unlock`, or until it is closed here and in all that were forked meanwhile.
+
+    Raises `BlockingIOError` when another process holds it, unless it is to `wait`. Where there are no locks, nothing is held.
+    """
     if fcntl is not None:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(handle)
             raise
         except OSError:
             pass  # a file system without locks
-    return handle
+
+
+def unlock(handle: int) -> None:
+    """What `lock` held is free, also where processes that were forked meanwhile have it open."""
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def remove_leftover_folders(folder: Path, name: str, content: str) -> None:

@@ -90,12 +90,6 @@ class WorkerPool:
         for worker in self._workers:
             worker.send_payload()
 
-    def wait_until_ready(self) -> None:
-        """`start`, and wait. Raises what `setup` raised, as `submit` says."""
-        self.start()
-        for worker in self._workers:
-            worker.wait_until_ready()
-
     def wait_for_first(self) -> None:
         """`start`, and wait until one process is ready; from then on tasks go to those that are.
 

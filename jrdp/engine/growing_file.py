@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Iterator
 
 from jrdp.errors import UserError
-from jrdp.files import parse_json, refuse_inputs
-
-try:
-    import fcntl
-except ImportError:  # not on every system; there are no locks there
-    fcntl = None
+from jrdp.files import lock, parse_json, refuse_inputs
 
 
 class GrowingFile:
@@ -118,15 +113,11 @@ def _open(path: Path, flags: int, mode: str) -> BinaryIO:
 
 def _lock(file: BinaryIO, path: Path) -> None:
     """Hold `file` until it is closed; raises `UserError` when another process has it, which writes to the same folder."""
-    if fcntl is None:
-        return
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file.fileno())
     except BlockingIOError as error:
         file.close()
         raise UserError(f"another process is writing into {path.parent} ({path.name}): wait for it, or give another --out") from error
-    except OSError:
-        pass  # a file system without locks
 
 
 def _whole(line: bytes, fields: set[str]) -> dict | None:

@@ -24,12 +24,8 @@ import time
 from pathlib import Path
 from typing import Iterator, Optional
 
-try:
-    import fcntl
-except ImportError:  # not on every system; processes go on together there
-    fcntl = None
-
 from jrdp.errors import UserError
+from jrdp.files import lock, unlock
 from jrdp.machine import tf32
 from jrdp.machine.cache import cache_root, home_for_import, jittor_home, own_folder
 from jrdp.machine.prepare import prepare
@@ -106,18 +102,17 @@ def _one_at_a_time() -> Iterator[None]:
     """Let processes that start together import Jittor one after the other.
 
     Jittor has a lock for that, and takes it again in the middle: each of them would come to its end with the last one.
-    Ranks of mpirun meet in the middle of the import, so they go without.
+    Ranks of mpirun meet in the middle of the import, so they go without, and so does everybody where there are no locks.
     """
-    if fcntl is None or "OMPI_COMM_WORLD_SIZE" in os.environ:
+    if "OMPI_COMM_WORLD_SIZE" in os.environ:
         yield
         return
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # a file system without locks
+        with contextlib.suppress(OSError):  # a cache that cannot be written to: the import says so
             own_folder().mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(open(own_folder() / "import.lock", "a"))
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Processes that Jittor forks meanwhile have the file too, so closing it here would not do.
-            stack.callback(fcntl.flock, file, fcntl.LOCK_UN)
+            lock(file.fileno(), wait=True)
+            stack.callback(unlock, file.fileno())  # processes that Jittor forks meanwhile have the file too
         yield
 
 

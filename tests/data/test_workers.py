@@ -43,7 +43,6 @@ def pool_of(function, count=1, **options):
 def test_setup_runs_once_in_each_process_and_on_the_same_object():
     counter = Counter(start=10)
     with pool_of(counter.count, 2, setup=counter.setup) as pool:
-        pool.wait_until_ready()
         seen = [pool.submit().result() for _ in range(6)]
     processes = {process for process, _ in seen}
     assert len(processes) == 2 and os.getpid() not in processes
@@ -62,13 +61,13 @@ def test_a_failing_setup_is_the_answer_to_everything():
     counter = Counter(failure=UserError("no such weights"))
     with pool_of(counter.count, 2, setup=counter.setup) as pool:
         with pytest.raises(UserError, match="^no such weights$"):
-            pool.wait_until_ready()
+            pool.wait_for_first()
         for _ in range(3):
             with pytest.raises(UserError, match="^no such weights$"):
                 pool.submit().result()
     counter = Counter(failure=KeyError("a bug"))
     with pool_of(counter.count, setup=counter.setup) as pool, pytest.raises(RuntimeError, match="a helper failed"):
-        pool.wait_until_ready()
+        pool.wait_for_first()
 
 
 def test_environment_is_that_of_the_processes_only(monkeypatch):
@@ -116,7 +115,7 @@ def test_a_killed_process_is_named_with_the_signal_and_the_advice():
 
 def test_processes_end_with_the_pool_and_lead_their_own_session():
     with pool_of(os.getsid, 2) as pool:
-        pool.wait_until_ready()
+        pool.wait_for_first()
         processes = [worker._process for worker in pool._workers]
         assert pool.submit(0).result() in [process.pid for process in processes]
     assert all(process.returncode == 0 for process in processes)
@@ -126,7 +125,7 @@ def test_processes_end_with_the_pool_and_lead_their_own_session():
 def test_processes_end_although_a_forked_one_still_has_their_pipes():
     """Jittor forks processes that compile, at any time; each has what was open then."""
     with pool_of(len, 2) as pool:
-        pool.wait_until_ready()
+        pool.wait_for_first()
         forked = os.fork()
         if not forked:
             time.sleep(600)
