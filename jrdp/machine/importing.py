@@ -26,7 +26,7 @@ from typing import Iterator, Optional
 
 from jrdp.errors import UserError
 from jrdp.files import lock, unlock
-from jrdp.machine import tf32
+from jrdp.machine import declarations, tf32
 from jrdp.machine.cache import cache_root, home_for_import, jittor_home, own_folder
 from jrdp.machine.prepare import prepare
 from jrdp.machine.source import kernel_python
@@ -89,7 +89,8 @@ class _JittorLoader(importlib.abc.Loader):
         temporary.update(JITTOR_HOME=str(home), HOME=str(home_for_import(home)))
         with _one_at_a_time(), _environment(**temporary), _recursion_limit(), _random_numbers(), _signals():
             _let_compilers_outlive_ctrl_c()
-            self._loader.exec_module(module)
+            with declarations.remembered(copy):
+                self._loader.exec_module(module)
         module.flags.python_path = str(kernel_python(copy))
         # Threads that compile kernels at once. Where they replace convolutions they change, without a lock, what they
         # share: the more of them start together, the likelier one crashes. More than cores would gain nothing.
