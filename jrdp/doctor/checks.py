@@ -142,6 +142,14 @@ def check_paste_masks(device: str) -> str:
     return f"the same {int(found.sum())} pixels as NumPy"
 
 
+def small_numbers_are_kept(device: str) -> bool:
+    """Whether this thread, and on a CPU those that compute beside it, still have numbers below 1.2e-38, now that kernels
+    are loaded (`jrdp.machine.subnormals`)."""
+    small = np.full(1 << 16, 1e-40, np.float32)
+    here = (small / 2 > 0).all()
+    return bool(here and (device == "cuda" or ((jt.array(small) * small.dtype.type(0.5)).numpy() > 0).all()))
+
+
 CHECKS = (
     ("elementwise", check_elementwise),
     ("matrix product", check_matmul),

@@ -76,6 +76,10 @@ def run_doctor(device: str = "auto", warm: bool = False) -> int:
 
     for name, check in doctor_checks.CHECKS:
         _attempt(report, name, lambda: check(chosen))
+    if doctor_checks.small_numbers_are_kept(chosen):
+        report.good("numbers near zero", "kept by every thread, and by NumPy beside")
+    else:
+        report.note("numbers near zero", "kernels by this compiler make them zero: a resumed training may differ in its last bits")
     if warm:
         report.title("Compiling ahead (a minute or two the first time)")
         from jrdp.doctor.warm import warm_up

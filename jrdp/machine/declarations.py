@@ -1,8 +1,8 @@
 """Remembers what Jittor makes of its own declarations, which it would read anew at each import.
 
 Jittor looks through its 150 headers, character by character, for what Python is to see of them and writes that down as
-C++, every time, to find that nothing has changed: a third of its import. The text it comes to depends on the header's
-name and contents alone, and the parser lies in a folder that is named after its contents, so it is kept there beside.
+C++, every time, to find that nothing has changed: half of its import. The text it comes to depends on the header's
+path and contents alone, and the parser lies in a folder that is named after its contents, so it is kept there beside.
 """
 
 from __future__ import annotations

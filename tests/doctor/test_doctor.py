@@ -28,7 +28,7 @@ def test_everything_works_here(capsys):
     assert run_doctor("cpu") == 0
     told = capsys.readouterr().out
     assert "FAIL" not in told and "Everything works, on the CPU." in told
-    for name in ("jittor", "compiler", "oneDNN", "convolution", "roi_align", "nms", "paste_masks"):
+    for name in ("jittor", "compiler", "oneDNN", "convolution", "roi_align", "nms", "paste_masks", "numbers near zero"):
         assert f"ok    {name} " in told
     assert re.search(r"bfloat16 +(by (AMX|AVX512_BF16)|neither AMX nor AVX512_BF16)", told)
 
@@ -60,6 +60,19 @@ def test_one_broken_check_does_not_stop_the_others(capsys, monkeypatch, checks):
     assert run_doctor("cpu") == 1
     told = capsys.readouterr().out
     assert "FAIL  one" in told and "first line" in told and "second line" not in told and "ok    two" in told
+
+
+def test_a_compiler_whose_kernels_lose_numbers_is_named(capsys, monkeypatch, checks):
+    monkeypatch.setattr(checks, "CHECKS", ())
+    monkeypatch.setattr(checks, "small_numbers_are_kept", lambda device: False)
+    assert run_doctor("cpu") == 0
+    assert "note  numbers near zero      kernels by this compiler make them zero" in capsys.readouterr().out
+
+
+def test_lost_numbers_are_noticed(checks, monkeypatch):
+    assert checks.small_numbers_are_kept("cpu") and checks.small_numbers_are_kept("cuda")
+    monkeypatch.setattr(checks.np, "full", lambda *_: np.zeros(4, np.float32))  # as they would be
+    assert not checks.small_numbers_are_kept("cpu") and not checks.small_numbers_are_kept("cuda")
 
 
 def test_a_wrong_operator_is_caught(checks, monkeypatch):
