@@ -76,7 +76,7 @@ def start(device: str = "auto", seed: Optional[int] = None, tf32: bool = False) 
     if "jittor" not in sys.modules:
         _check_working_folder()
         tf32_choice.ask(tf32)
-        # NumPy works these out once; after Jittor's libraries have switched denormal numbers off, it would warn.
+        # NumPy works these out once; with a compiler whose kernels lose them (`subnormals.py`: not g++) it would warn later.
         for kind in (numpy.float16, numpy.float32, numpy.float64):
             numpy.finfo(kind).smallest_subnormal
         with contextlib.nullcontext() if verbose else quiet(_process_is_ours):
