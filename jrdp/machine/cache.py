@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Callable
 
 
-# Jittor puts paths of its cache into shell commands without quotes.
-_UNQUOTED = re.compile(r"""[\s"'$&();<>|*?`\\!#~\[\]{}]""")
+# Jittor puts paths of its cache into shell commands without quotes, and looks for an option of nvcc in them (`short`).
+_UNQUOTED = re.compile(r"""[\s"'$&();<>|*?`\\!#~\[\]{}]|-dc""")
 
 
 def jittor_home() -> Path:
     """The folder that holds `.cache/jittor`: JITTOR_HOME (empty counts as unset), else what Jittor itself remembers in
     `~/.cache/jittor/config.json`, else the home folder.
 
-    Where that path has a space or another character of the shell, it is a link without one to the same folder. Raises
+    Where that path has a space, another character of the shell, or "-dc", it is a link without one to the same folder. Raises
     `OSError` when there can be no such link.
     """
     return _plain(chosen_home())
@@ -55,14 +55,14 @@ def _plain(home: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     status = os.lstat(folder)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise OSError(f"its path has a space, and {folder}, where a link without one belongs, is not ours alone")
+        raise OSError(f"its path has a space or -dc, and {folder}, where a link without belongs, is not ours alone")
     home.mkdir(parents=True, exist_ok=True)
     link = folder / fingerprint(home)
     try:
         link.symlink_to(home)
     except FileExistsError:
         if os.readlink(link) != str(home):
-            raise OSError(f"its path has a space, and {link} leads elsewhere") from None
+            raise OSError(f"its path has a space or -dc, and {link} leads elsewhere") from None
     return link
 
 
@@ -82,8 +82,17 @@ def loaded_kernels() -> set[str]:
 
 
 def fingerprint(*parts: object) -> str:
-    """Eight hexadecimal digits that change when any of `parts` does."""
-    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    """Eight letters and digits, for the name of a file, that change when any of `parts` does."""
+    return short(hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogateescape")).hexdigest())
+
+
+def short(digest: str) -> str:
+    """The first eight of hexadecimal digits, where a first "dc" reads "xc".
+
+    Wherever "-dc" stands in a command for nvcc, also in a path, Jittor takes it for the option and links another way, which
+    writes no library.
+    """
+    return "x" * digest.startswith("dc") + digest[digest.startswith("dc") : 8]
 
 
 def build_folder(target: Path, fill: Callable[[Path], None]) -> Path:

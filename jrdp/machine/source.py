@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Optional
 
-from jrdp.machine.cache import build_folder, fingerprint, own_folder, replace_file
+from jrdp.machine.cache import build_folder, fingerprint, own_folder, replace_file, short
 
 PACKAGES = ("jittor", "jittor_utils")
 
@@ -81,7 +81,7 @@ def _digest(site: Path) -> str:
     contents = hashlib.sha256()
     for name, path in files:
         contents.update(os.fsencode(name) + b"\0" + hashlib.sha256(Path(path).read_bytes()).digest())
-    digest = contents.hexdigest()[:8]
+    digest = short(contents.hexdigest())
     replace_file(memo, json.dumps({"site": str(site), "stamp": stamp.hexdigest(), "digest": digest}))
     return digest
 

@@ -16,7 +16,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch, tmp_path):
     assert cache.jittor_home() == tmp_path
 
 
-@pytest.mark.parametrize("name", ["a b", "a'b", "$HOME", "a;b"])
+@pytest.mark.parametrize("name", ["a b", "a'b", "$HOME", "a;b", "my-dc1"])
 def test_a_path_that_a_shell_would_split_gets_a_link_that_stays(monkeypatch, tmp_path, name):
     monkeypatch.setenv("JITTOR_HOME", str(tmp_path / name))
     link = cache.jittor_home()
@@ -25,6 +25,13 @@ def test_a_path_that_a_shell_would_split_gets_a_link_that_stays(monkeypatch, tmp
         assert link.resolve() == (tmp_path / name).resolve() and os.lstat(link.parent).st_mode & 0o022 == 0
     finally:
         link.unlink()
+
+
+def test_no_name_has_what_jittor_takes_for_an_option_of_nvcc():
+    names = {cache.fingerprint(number) for number in range(20000)}
+    assert len(names) == 20000 and {len(name) for name in names} == {8}
+    assert not any(name.startswith("dc") for name in names) and any(name.startswith("xc") for name in names)
+    assert cache.short("dc0123456789") == "xc012345" and cache.short("d00123456789") == "d0012345"
 
 
 def test_letters_beyond_ascii_need_no_link(monkeypatch, tmp_path):
