@@ -147,7 +147,7 @@ def small_numbers_are_kept(device: str) -> bool:
     are loaded (`jrdp.machine.subnormals`)."""
     small = np.full(1 << 16, 1e-40, np.float32)
     here = (small / 2 > 0).all()
-    return bool(here and (device == "cuda" or ((jt.array(small) * small.dtype.type(0.5)).numpy() > 0).all()))
+    return bool(here and (device == "cuda" or ((jt.array(small) * np.float32(0.5)).numpy() > 0).all()))
 
 
 CHECKS = (

@@ -92,7 +92,7 @@ def short(digest: str) -> str:
     Wherever "-dc" stands in a command for nvcc, also in a path, Jittor takes it for the option and links another way, which
     writes no library.
     """
-    return "x" * digest.startswith("dc") + digest[digest.startswith("dc") : 8]
+    return "x" + digest[1:8] if digest.startswith("dc") else digest[:8]
 
 
 def build_folder(target: Path, fill: Callable[[Path], None]) -> Path:
