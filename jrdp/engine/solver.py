@@ -98,6 +98,10 @@ class Solver:
         """The gradients of the last `backward`, by parameter name."""
         return self._by_name("grads")
 
+    def state(self) -> list[jt.Var]:
+        """What `step` changes: the parameters, and the momentum buffers."""
+        return [value for group in self._sgd.param_groups for value in (*group["params"], *group["values"])]
+
     def broken_gradients(self) -> list[str]:
         """Names of the parameters whose gradient holds NaN or infinity; one number is read where all are finite."""
         gradients = self.gradients()

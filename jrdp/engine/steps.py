@@ -97,6 +97,7 @@ def training_steps(
                 if config.solver.clip_norm is not None and not skipped:
                     solver.clip(config.solver.clip_norm)
                 rate = solver.rate(iteration) if skipped else solver.step(iteration)
+                _compute(solver.state())
             yield Step(iteration, rate, _mean(found), time.monotonic() - started, skipped)
 
 
@@ -143,9 +144,21 @@ class BatchesAhead:
 def _forward_and_backward(network, solver: Solver, batch, targets, factor: float) -> dict[str, jt.Var]:
     """The sum of the losses of a batch ("loss") and the losses; their gradients times `factor` are added in `solver`."""
     losses = network(batch, targets, distributed.all_reduce)
-    loss = reduce(add, losses.values())
-    solver.add(loss, factor)
-    return {"loss": loss, **losses}
+    losses = {"loss": reduce(add, losses.values()), **losses}
+    solver.add(losses["loss"], factor)
+    _compute(list(losses.values()))
+    _compute(list(solver.gradients().values()))
+    return losses
+
+
+def _compute(values: list[jt.Var]) -> None:
+    """On a CPU, compute `values` and nothing else.
+
+    Reading a Var also computes what else Jittor has put off and holds, which depends on the steps before; with it
+    changes which operators become one kernel, and so the last bits. A resumed run has had other steps before.
+    """
+    if not jt.flags.use_cuda:
+        jt.sync(values, False, False)
 
 
 def _launch(losses: dict[str, jt.Var], solver: Solver) -> jt.Var:

@@ -87,12 +87,19 @@ def signal_after(arguments, iteration, number=signal.SIGKILL):
     return done
 
 
-@pytest.mark.parametrize("setting", ["train.engine=plain", "train.engine=fast", "train.precision=bfloat16"])
+ENGINES = ["train.engine=plain", "train.engine=fast", "train.precision=bfloat16"]
+# What makes a step of several parts, and stands between steps: each leaves other work for Jittor to put off.
+BETWEEN = "solver.accumulate=2 solver.clip_norm=1.0 train.eval_period=1 data.workers=2 data.hue=0.1"
+
+
+@pytest.mark.parametrize("setting", [*ENGINES, BETWEEN])
 def test_killed_and_resumed_equals_uninterrupted(sample, tmp_path, setting):
     if setting == "train.precision=bfloat16" and bfloat16_instructions(runtime.prepare().onednn.home) is None:
         pytest.skip("this processor has neither AMX nor AVX512_BF16")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    chosen = ["--set", setting]
+    chosen = [argument for each in setting.split() for argument in ("--set", each)]
+    if setting == BETWEEN:
+        chosen += ["--set", f"data.test=[{sample}/imgs:{sample}/val.json]"]
     run(command(sample, whole, *chosen))
     signal_after(command(sample, killed, *chosen), 3)
     assert not (killed / "final.safetensors").exists()
