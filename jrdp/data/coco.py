@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Optional, Sequence
@@ -131,6 +132,16 @@ class CocoDataset:
         parts = [f"{count} {what}" for count, what in counts if count]
         return f"{self.json_path}: left out: {', '.join(parts)}" if parts else None
 
+    @property
+    def fingerprint(self) -> int:
+        """A number, 32 bits, which another order, other sizes, boxes or masks change; not where the pictures lie."""
+        found = 0
+        for record in self._records:
+            shapes = [part for one in record.instances for part in (one.polygons if one.runs is None else [one.runs])]
+            for part in (np.int64([record.image.height, record.image.width]), record.boxes, *shapes):
+                found = zlib.crc32(part.tobytes(), found)
+        return found
+
     def refuse_missing_pictures(self) -> None:
         """Raise `UserError` where a picture is not there: a run would find it after hours."""
         missing = [index for index in range(len(self)) if not self.path(index).exists()]
@@ -182,6 +193,11 @@ class JoinedDataset:
     def note(self) -> Optional[str]:
         """A line for each part that training leaves something out of."""
         return "\n".join(filter(None, (part.note for part in self.parts))) or None
+
+    @property
+    def fingerprint(self) -> int:
+        """As a part's, of all of them in their order."""
+        return zlib.crc32(np.int64([part.fingerprint for part in self.parts]).tobytes())
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, Iterable, Iterator, TypeVar
-
-import numpy as np
 
 from jrdp.data.augmentation import Augmentation
 from jrdp.data.sampler import aspect_group, batches_per_epoch, epoch_plan, share_of_rank
@@ -64,9 +61,7 @@ class TrainLoader:
         self.rank = rank
         self.world_size = world_size
         self.augmentation = augmentation
-        sizes = [dataset.original_size(index) for index in range(len(dataset))]
-        self._groups = [aspect_group(*size) for size in sizes]
-        self.fingerprint = zlib.crc32(np.asarray(sizes, np.int64).tobytes())  # of other pictures or another order, another
+        self._groups = [aspect_group(*dataset.original_size(index)) for index in range(len(dataset))]
         self.iterations_per_epoch = batches_per_epoch(self._groups, batch_size)
         self._pool: WorkerPool | None = None
 

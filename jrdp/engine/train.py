@@ -138,7 +138,7 @@ class _Run:
         progress = {} if state is None else state.progress
         self.best = Best(**progress.get("best", {}))
         self.scale = LossScale(**progress.get("loss_scale", {})) if config.train.dynamic_loss_scale else None
-        self.data = {"pictures": len(dataset), "fingerprint": self.loader.fingerprint}
+        self.data = {"pictures": len(dataset), "fingerprint": dataset.fingerprint}
         if state is not None:
             self.solver.load_momentum(state.momentum)
             note += _other_data(progress.get("data", self.data), self.data)
@@ -217,11 +217,11 @@ def next_commands(out: Path, config: Config) -> str:
 
 
 def _other_data(before: dict, now: dict) -> str:
-    """What to say about a run that goes on with other pictures than it began with."""
+    """What to say about a run that goes on with other pictures or annotations than it began with."""
     if before == now:
         return ""
     return (
-        f"; not as if it had never stopped: its pictures are others than before, or in another order "
+        f"; not as if it had never stopped: its pictures or annotations are others than before, or in another order "
         f"({before['pictures']} then, {now['pictures']} now)"
     )
 

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from jrdp import boxes
 from jrdp.config import InputConfig
-from jrdp.data.coco import CocoDataset
+from jrdp.data.coco import CocoDataset, JoinedDataset
 from jrdp.models.mask_targets import project_masks
 from jrdp.data.rle import encode_mask, encode_mask_as_list
 from jrdp.errors import UserError
@@ -124,6 +124,38 @@ def test_pictures_without_instances_are_left_out_of_training_only(tiny_set, make
     assert [training.image_id(i) for i in range(len(training))] == [20] and training.left_out == 2
     assert [testing.image_id(i) for i in testing.sorted_indices()] == [10, 20, 30] and testing.left_out == 0
     assert len(testing[0].targets) == 0 and testing[0].targets.boxes.shape == (0, 4)
+
+
+def test_other_annotations_have_another_fingerprint_and_other_folders_the_same(tiny_set, tmp_path):
+    """By which a resumed run notices that its pictures or annotations are others than it began with."""
+    found = [_load(tiny_set).fingerprint]
+    for name in ("images", "annotations"):
+        tiny_set.data[name].reverse()
+    renamed = tiny_set.images.rename(tmp_path / "elsewhere")
+    assert CocoDataset(renamed, tiny_set.write()[1], InputConfig(), training=True).fingerprint == found[0]
+    shape = np.zeros((40, 60), bool)
+    shape[4:25, 4:25] = True
+    other = shape.copy()
+    other[10, 10] = False
+    changes = [
+        {"segmentation": [[4, 4, 24, 4, 24, 24, 4, 23.5]]},
+        {"bbox": [4, 4, 21, 20.5]},
+        {"segmentation": encode_mask(shape)},
+        {"segmentation": encode_mask(other)},
+        {"image_id": 30},
+    ]
+    for change in changes:
+        before = dict(tiny_set.data["annotations"][-1])
+        tiny_set.data["annotations"][-1].update(change)
+        found.append(_load(tiny_set).fingerprint)
+        tiny_set.data["annotations"][-1] = before
+    tiny_set.data["images"][0]["width"] += 1
+    found.append(_load(tiny_set).fingerprint)
+    assert len(set(found)) == len(found)
+    one, other = _load(tiny_set), CocoDataset(*tiny_set.write(), InputConfig(), training=True)
+    other._records.pop()
+    both, turned = (JoinedDataset(parts).fingerprint for parts in ([one, other], [other, one]))
+    assert both == JoinedDataset([one, other]).fingerprint != turned
 
 
 def test_sizes_may_be_written_as_floats(tiny_set):

@@ -61,6 +61,15 @@ def test_an_empty_mask_is_left_out_and_a_picture_without_instances_is_background
     assert len(own.example(0).targets) == 1 and len(own.example(1).targets) == 0
 
 
+def test_other_sizes_or_another_order_have_another_fingerprint():
+    low, high = np.zeros((40, 60, 3), np.uint8), np.zeros((60, 40, 3), np.uint8)
+    one, same, turned = (
+        OwnDataset(Items([(pixels, [mask(*pixels.shape[:2])]) for pixels in items]), INPUT).fingerprint
+        for items in ([low, high], [low, high], [high, low])
+    )
+    assert one == same != turned
+
+
 def test_numbers_0_and_1_are_a_mask_as_well_as_truth_values():
     shape = mask(40, 60)
     for made in (shape, shape.astype(np.uint8), shape.astype(float)):
