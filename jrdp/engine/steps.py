@@ -98,6 +98,7 @@ def training_steps(
                     solver.clip(config.solver.clip_norm)
                 rate = solver.rate(iteration) if skipped else solver.step(iteration)
                 _compute(solver.state())
+                jt.sync_all()  # running statistics, say, which no loss needs: they would be put off for ever, in a chain
             yield Step(iteration, rate, _mean(found), time.monotonic() - started, skipped)
 
 
@@ -146,19 +147,19 @@ def _forward_and_backward(network, solver: Solver, batch, targets, factor: float
     losses = network(batch, targets, distributed.all_reduce)
     losses = {"loss": reduce(add, losses.values()), **losses}
     solver.add(losses["loss"], factor)
-    _compute(list(losses.values()))
-    _compute(list(solver.gradients().values()))
+    _compute(list(losses.values()), list(solver.gradients().values()))
     return losses
 
 
-def _compute(values: list[jt.Var]) -> None:
-    """On a CPU, compute `values` and nothing else.
+def _compute(*stages: list[jt.Var]) -> None:
+    """On a CPU, compute the first list of values by itself, then the next.
 
     Reading a Var also computes what else Jittor has put off and holds, which depends on the steps before; with it
     changes which operators become one kernel, and so the last bits. A resumed run has had other steps before.
     """
     if not jt.flags.use_cuda:
-        jt.sync(values, False, False)
+        for values in stages:
+            jt.sync(values, False, False)
 
 
 def _launch(losses: dict[str, jt.Var], solver: Solver) -> jt.Var:

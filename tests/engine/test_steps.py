@@ -53,6 +53,29 @@ def test_a_step_is_sgd_on_the_sum_of_the_losses():
     assert weight.tolist() == [0.5, -1.0]
 
 
+@pytest.mark.parametrize("on_gpu", [False, pytest.param(True, marks=pytest.mark.gpu)])
+def test_running_statistics_do_not_pile_up_as_work_put_off(on_gpu):
+    """Neither losses nor gradients need them; each step's would wait for the last one's, for ever."""
+
+    class Running(Point):
+        def __init__(self):
+            super().__init__()
+            self.mean = jt.array(np.zeros(2, np.float32)).stop_grad()
+
+        def execute(self, batch, targets, all_reduce):
+            self.mean.update(self.mean * 0.5 + jt.array(batch.images[0, 0, 0, :2]) * 0.5)
+            return super().execute(batch, targets, all_reduce)
+
+    settings = ["solver.warmup_iterations=0", "solver.steps=[1000]", "solver.max_iterations=12"]
+    lived = []
+    with jt.flag_scope(use_cuda=int(on_gpu)):
+        network = Running()
+        for _ in training_steps(network, batches(*[(8, 16)] * 12), load_config(None, settings)):
+            lived.append(jt.liveness_info()["lived_ops"])
+    assert lived[-1] <= lived[2], lived
+    assert network.mean.numpy() == pytest.approx(np.array([8, 16]) * (1 - 0.5**12))
+
+
 def test_accumulation_averages_gradients_and_losses():
     pulls = [(0, 0), (2, 1), (4, -2), (0, 0)]
     steps, weight, _ = run(batches(*pulls), 2, "solver.accumulate=2", "solver.momentum=0")
