@@ -160,6 +160,8 @@ def test(
     asked = Asked(
         {"weights": [str(weights.resolve()), weights.stat().st_size], "config": chosen.model_dump(mode="json")}, resume
     )
+    for note in filter(None, (dataset.note for _, dataset in test_sets)):
+        print(note)
     jobs = min(jobs or 1, max(len(batches_of(dataset, chosen)) for _, dataset in test_sets))
     if jobs > 1:
         from jrdp.engine.evaluate_jobs import evaluate_with_jobs

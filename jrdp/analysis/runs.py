@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
+from jrdp.data.annotations import crowd_hint
 from jrdp.errors import UserError
 from jrdp.evaluation.cocoeval import ALL, COCO_AREAS, run_cocoeval, threshold_index
 from jrdp.evaluation.coco_metrics import Curves, curves_of, summarize
@@ -73,7 +74,8 @@ def analyze_runs(
         raise UserError("nothing to analyse: give at least one results file")
     truth = load_ground_truth(ground_truth, iou_type)
     if all(annotation["iscrowd"] for annotation in truth.annotations):
-        raise UserError("nothing to analyse: the ground truth has no instances")
+        crowds = len(truth.annotations)
+        raise UserError("nothing to analyse: the ground truth has no instances" + crowd_hint(crowds, crowds))
     checked = {}
     for name, results in runs.items():
         where = f"results of {name}" if isinstance(results, list) else f"results {results}"

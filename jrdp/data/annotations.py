@@ -64,6 +64,11 @@ class MalformedEntry(ValueError):
         self.entry, self.cause, self.kind = entry, cause, kind or cause
 
 
+def crowd_hint(crowds: int, instances: int) -> str:
+    """What may be meant where crowds, which neither training nor testing counts, are among the instances; in brackets."""
+    return f" (iscrowd is 1 for {crowds} of {instances}: some programs set it for every RLE)" if crowds else ""
+
+
 def load_json(path: str | os.PathLike) -> dict:
     """The contents of a COCO json: a mapping with the lists `images`, `annotations` and `categories`.
 

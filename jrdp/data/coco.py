@@ -24,7 +24,7 @@ from PIL import Image
 
 from jrdp import boxes as box_math
 from jrdp.config import InputConfig
-from jrdp.data.annotations import ImageEntry, ImageId, Instance, has_shape, mask_area, read_annotations, refuse_other_boxes
+from jrdp.data.annotations import ImageEntry, ImageId, Instance, crowd_hint, has_shape, mask_area, read_annotations, refuse_other_boxes
 from jrdp.data.naming import find_picture, other_picture_hint, refuse_backslashes
 from jrdp.data.rle import decode_runs
 from jrdp.data.augmentation import Look
@@ -84,10 +84,9 @@ class CocoDataset:
         self.left_out = len(records) - len(self._records)  # pictures without a usable instance
         self._crowds = sum(instance.crowd for instance in annotations.instances)
         self._unusable = len(annotations.instances) - self._crowds - sum(len(record.instances) for record in records)
-        if not self._records:
+        if not self._records or not training and 0 < self._crowds == len(annotations.instances):
             what = "no picture has a usable instance" if records else "it has no images"
-            if self._crowds:
-                what += f" (iscrowd is 1 for {self._crowds} of {len(annotations.instances)}: some programs set it for every RLE)"
+            what += crowd_hint(self._crowds, len(annotations.instances))
             raise UserError(f"{json_path}: {what}, so there is nothing to {'train' if training else 'test'} on")
         refuse_other_boxes(annotations, json_path)
         if not training and not _any_mask(images, annotations.instances):
@@ -123,10 +122,10 @@ class CocoDataset:
 
     @property
     def note(self) -> Optional[str]:
-        """One line about what training leaves out of the file; None where that is nothing."""
+        """One line about what training, or testing, leaves out of the file; None where that is nothing."""
         counts = (
-            (self.left_out, "pictures without a usable instance"),
-            (self._unusable, "instances without shape or of at most one pixel"),
+            (self.left_out if self.training else 0, "pictures without a usable instance"),
+            (self._unusable if self.training else 0, "instances without shape or of at most one pixel"),
             (self._crowds, "crowds"),
         )
         parts = [f"{count} {what}" for count, what in counts if count]
@@ -144,7 +143,7 @@ class CocoDataset:
 
     def refuse_missing_pictures(self) -> None:
         """Raise `UserError` where a picture is not there: a run would find it after hours."""
-        missing = [index for index in range(len(self)) if not self.path(index).exists()]
+        missing = [index for index in range(len(self)) if not os.path.exists(self.path(index))]
         if missing:
             hint = other_picture_hint(self.images_dir, self._records[missing[0]].image.file_name)
             raise UserError(

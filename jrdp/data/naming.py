@@ -19,11 +19,11 @@ def find_picture(folder: str | os.PathLike, file_name: str) -> Path:
     in any form, the path as the annotations have it.
     """
     path = Path(folder) / file_name
-    if file_name.isascii() or path.exists():
+    if file_name.isascii() or os.path.exists(path):  # which is False, too, for a name that no file can have
         return path
     for form in ("NFC", "NFD"):
         other = Path(folder) / unicodedata.normalize(form, file_name)
-        if other.exists():
+        if os.path.exists(other):
             return other
     return path
 
@@ -50,7 +50,7 @@ def same_name(file_name: str) -> str:
 
 def has_lost_backslashes(folder: str | os.PathLike, image: ImageEntry) -> bool:
     """Whether the name was written with Windows' separators, so that no file has it here."""
-    return os.sep != "\\" and "\\" in image.file_name and not find_picture(folder, image.file_name).exists()
+    return os.sep != "\\" and "\\" in image.file_name and not os.path.exists(find_picture(folder, image.file_name))
 
 
 def refuse_backslashes(folder: str | os.PathLike, images: Iterable[ImageEntry], where: str | os.PathLike) -> None:

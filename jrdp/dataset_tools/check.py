@@ -17,6 +17,7 @@ from jrdp.data.annotations import (
     ImageId,
     Instance,
     MalformedEntry,
+    crowd_hint,
     has_shape,
     is_share,
     load_json,
@@ -95,6 +96,9 @@ class _Faults:
     def add(self, error: MalformedEntry) -> None:
         self._found.setdefault(error.kind, []).append((error.entry, error.cause))
 
+    def has(self, kind: str) -> bool:
+        return kind in self._found
+
     def lines(self) -> list[str]:
         lines = []
         for faults in self._found.values():
@@ -135,7 +139,9 @@ def _read(data: dict, report: Report) -> Annotations:
             faults.add(MalformedEntry(f"annotation {instance.id} ({image.file_name})", f": {line}", kind))
     report.problems += faults.lines()
     crowds = len(read.instances) - len(shapes)
-    if crowds:
+    if crowds and not shapes:
+        report.problems.append(f"there is no instance to train on or to test for{crowd_hint(crowds, crowds)}")
+    elif crowds:
         report.notes.append(f"{crowds} crowd annotations are left out of training, and ignored in evaluation")
     return Annotations(read.images, shapes, read.category_ids)
 
@@ -174,12 +180,11 @@ def _check_pictures(place: Location, images: dict[ImageId, ImageEntry], report: 
     faults = _Faults()
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         found = threads.map(lambda image: _look_at_picture(place, image, upright), looked_at)
-        for problem, has_rotation in tqdm(
-            found, total=len(looked_at), desc=f"checking {place.name}", unit="picture", disable=None
-        ):
+        bar = tqdm(found, total=len(looked_at), desc=f"checking {place.name}", unit="picture", disable=None)
+        for image, (problem, has_rotation) in zip(looked_at, bar):
             turned += has_rotation
             if problem is not None:
-                faults.add(problem)
+                faults.add(problem if faults.has(problem.kind) else _with_hint(problem, place, image))
     report.problems += faults.lines()
     if turned:
         report.notes.append(
@@ -203,9 +208,15 @@ def _look_at_picture(place: Location, image: ImageEntry, upright: bool) -> tuple
         picture = read_image(path, upright=upright)
     except UserError as error:
         reason = str(error).replace(f"cannot read image {path}", "")
-        hint = "" if path.exists() else other_picture_hint(place.images, image.file_name)
-        return MalformedEntry(str(path), reason + hint, reason), False
+        return MalformedEntry(str(path), reason, reason), False
     return _size_problem(path, picture, image), not upright and exif_orientation(picture) != 1
+
+
+def _with_hint(problem: MalformedEntry, place: Location, image: ImageEntry) -> MalformedEntry:
+    """A problem that will be shown in full; which other file is meant is looked for among all, so for no other one."""
+    there = os.path.exists(find_picture(place.images, image.file_name))
+    hint = "" if there else other_picture_hint(place.images, image.file_name)
+    return MalformedEntry(problem.entry, problem.cause + hint, problem.kind)
 
 
 def _size_problem(path: Path, picture: Image.Image, image: ImageEntry) -> MalformedEntry | None:

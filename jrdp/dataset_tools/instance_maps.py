@@ -25,7 +25,7 @@ from jrdp.data.folders import is_litter, pictures_in
 from jrdp.data.naming import same_name
 from jrdp.data.rle import encode_mask
 from jrdp.data.transforms import PICTURE_SUFFIXES, read_image
-from jrdp.dataset_tools.masks import LOSSY, MASK_SUFFIXES, half_of_largest, index_map, refuse_smooth_edges, shape_of
+from jrdp.dataset_tools.masks import LOSSY, MASK_SUFFIXES, half_of_largest, index_map, refuse_no_numbers, refuse_smooth_edges, shape_of
 from jrdp.files import check_target, protect, write_json
 from jrdp.errors import UserError
 
@@ -233,6 +233,7 @@ def _fit(array: np.ndarray, source, shape: tuple[int, int]) -> None:
 def _split(labels: np.ndarray, source, shape: tuple[int, int], ignore: Sequence[int]) -> list[np.ndarray]:
     """One mask for each value other than 0 and those to be ignored."""
     _fit(labels, source, shape)
+    refuse_no_numbers(labels, source)
     values = [value for value in np.unique(labels).tolist() if value != 0 and value not in ignore]
     if len(values) > _MOST_INSTANCES:
         raise UserError(

@@ -25,19 +25,26 @@ def index_map(path: Path) -> np.ndarray:
     """The values `[height, width]` of an index mask: grey values, palette indices, or colours as one number.
 
     Raises:
-        UserError: where its alpha channel holds a shape that its colours do not, and for lossy formats.
+        UserError: where its alpha channel holds a shape that its colours do not, for lossy formats, several pages, and
+            numbers that are not whole.
     """
     if path.suffix.lower() in LOSSY and not _is_lossless(path):
         raise UserError(
             f"{path} is stored with loss, which changes values, so that it is no instance map; save it as .png, or "
             "use --soft to take it as the mask of one instance"
         )
-    image = read_image(path, None)
+    image = _single(path)
     if image.mode in _INDEXED:
         return np.asarray(image)
-    colours = np.asarray(image.convert("RGB")).astype(np.int64)
-    values = colours[..., 0] * 65536 + colours[..., 1] * 256 + colours[..., 2]
-    alpha = _alpha(image)
+    if image.mode == "F":
+        return _whole(np.asarray(image), path)
+    if _is_deep(path):
+        colours, alpha = _deep_samples(path)
+        bits = 16
+    else:
+        colours, alpha, bits = np.asarray(image.convert("RGB")), _alpha(image), 8
+    red, green, blue = np.moveaxis(colours.astype(np.int64), 2, 0)
+    values = (red << 2 * bits) + (green << bits) + blue
     if alpha is not None and ((values != 0) != (alpha != 0)).any():
         raise UserError(
             f"{path} has an alpha channel with another shape than its colours; save it without transparency, or use "
@@ -53,14 +60,17 @@ def shape_of(path: Path, soft: bool = False) -> np.ndarray:
     networks give it, is expected.
 
     Raises:
-        UserError: where it is empty, or no mask but a photograph.
+        UserError: where it is empty, or no mask but a photograph, or has several pages.
     """
-    image = read_image(path, None)
-    alpha = _alpha(image)
+    image = _single(path)
+    deep = _is_deep(path) and image.mode not in _INDEXED
+    colours, alpha = _deep_samples(path) if deep else (None, _alpha(image))
     if alpha is not None:
         values = alpha
     elif image.mode in ("L", "1", "I", "I;16", "I;16B", "I;16L", "F"):
         values = np.asarray(image)
+    elif colours is not None:
+        values = colours.mean(axis=2)
     else:
         values = np.asarray(image.convert("L"))
     return half_of_largest(values, path, 2 * _MOST_GREY if soft else _MOST_GREY)
@@ -68,6 +78,7 @@ def shape_of(path: Path, soft: bool = False) -> np.ndarray:
 
 def half_of_largest(values: np.ndarray, source, most_grey: float = _MOST_GREY) -> np.ndarray:
     """Where `values` are more than half of their largest; raises `UserError` for none, and for a photograph's."""
+    refuse_no_numbers(values, source)
     if not values.any():
         raise UserError(f"{source} is empty: an instance needs at least one pixel")
     values = values.astype(np.float64)
@@ -109,6 +120,45 @@ def _has_inside(mask: np.ndarray) -> bool:
     if min(part.shape) < 3:
         return False
     return bool(cv2.erode(part, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0).any())
+
+
+def refuse_no_numbers(values: np.ndarray, source) -> None:
+    """Raise `UserError` where `values` hold NaN or infinity, which are neither background nor an instance."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UserError(f"{source} holds NaN or infinity: write 0 there, which is background")
+
+
+def _whole(values: np.ndarray, source) -> np.ndarray:
+    refuse_no_numbers(values, source)
+    if (values != np.rint(values)).any():
+        raise UserError(f"{source} holds numbers that are not whole, so that it is no instance map; --soft takes it as the mask of one instance")
+    return values
+
+
+def _single(path: Path) -> Image.Image:
+    """The picture as it is in the file; raises `UserError` where the file holds several, of which one would be read."""
+    image = read_image(path, None)
+    if image.info.get("first_of"):
+        raise UserError(
+            f"{path} holds several pages or frames, and a mask is one picture: save each as a file of its own, in a folder "
+            "named after the photograph"
+        )
+    return image
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether the file has 16 bits for each of several channels, of which Pillow keeps the upper 8."""
+    with Image.open(path) as image:  # which has been decoded before, so that it can be opened
+        return image.mode not in _INDEXED and any(";16" in str(tile[3]) for tile in image.tile)
+
+
+def _deep_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours uint16 `[height, width, 3]`, RGB, and the alpha channel as `_alpha` gives it, of a file that `_is_deep`."""
+    samples = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if samples is None or samples.dtype != np.uint16 or samples.ndim != 3 or samples.shape[2] not in (3, 4):
+        raise UserError(f"{path} has 16 bits for each of several channels, and cannot be read so: save it as a grey picture of 16 bits")
+    alpha = samples[..., 3] if samples.shape[2] == 4 else None
+    return samples[..., 2::-1], None if alpha is None or alpha.min() == alpha.max() else alpha
 
 
 def _alpha(image: Image.Image) -> np.ndarray | None:

@@ -87,11 +87,13 @@ def check_results(
     """
     checked = []
     by_name = _images_by_name(ground_truth)
+    names: dict = {}  # image id -> the longest file_name that results of it have
     for position, entry in enumerate(results):
         place = f"{where}: result {position}"
         if not isinstance(entry, dict) or "image_id" not in entry:
             raise UserError(f"{place} has no image_id")
         image = _image_of(entry, ground_truth, by_name, place)
+        _refuse_two_names(entry, image, names, place)
         score = entry.get("score")
         if not finite_numbers([score]):
             found = f"score is {score!r:.60}" if "score" in entry else f"its entries are {', '.join(map(str, entry)):.200}"
@@ -114,6 +116,22 @@ def check_results(
         _refuse_other_boxes(checked, ground_truth, where)
     _tell_repetitions(checked, where)
     return checked
+
+
+def _refuse_two_names(entry: dict, image: dict, names: dict, place: str) -> None:
+    """Raise `UserError` where results of two pictures, "train/1.jpg" and "val/1.jpg", would count for the one image "1.jpg"."""
+    name = entry.get("file_name")
+    if name is None:
+        return
+    before = names.setdefault(image["id"], name)
+    if name == before or same_name(name) in _ends(before):
+        return
+    if same_name(before) not in _ends(name):
+        raise UserError(
+            f"{place} is of {name!r:.80}, an earlier one of {before!r:.80}, and both would be the image {image['file_name']!r:.80} of "
+            "the ground truth: leave out the results of the other folder, or write file_name with its folder in the ground truth"
+        )
+    names[image["id"]] = name
 
 
 def _tell_repetitions(results: list[dict], where: str) -> None:

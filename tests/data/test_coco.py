@@ -158,6 +158,17 @@ def test_other_annotations_have_another_fingerprint_and_other_folders_the_same(t
     assert both == JoinedDataset([one, other]).fingerprint != turned
 
 
+def test_crowds_alone_are_no_test_set(tiny_set):
+    for annotation in tiny_set.data["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.raises(UserError, match=r"no picture has a usable instance \(iscrowd is 1 for 3 of 3: .*nothing to test on"):
+        _load(tiny_set, training=False)
+    tiny_set.data["annotations"][1]["iscrowd"] = 0
+    assert _load(tiny_set, training=False).note == f"{tiny_set.json}: left out: 2 crowds"
+    tiny_set.data["annotations"] = []
+    assert len(_load(tiny_set, training=False)) == 3
+
+
 def test_sizes_may_be_written_as_floats(tiny_set):
     tiny_set.data["images"][0].update(width=60.0, height=40.0)
     assert _load(tiny_set).original_size(0) == (40, 60)

@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from jrdp.data import catalog
 from jrdp.data.annotations import ImageEntry, Instance
+from jrdp.dataset_tools import check
 from jrdp.dataset_tools.check import check_dataset, mask_area, shape_bounds
 from jrdp.data.rle import encode_mask, parse_rle
 from jrdp.dataset_tools.sample import write_sample
@@ -93,6 +94,30 @@ def test_what_is_handled_is_a_note(tiny_set, make_annotation):
     report = _check(tiny_set)
     assert report.ok and len(report.notes) == 3
     assert "1 crowd" in report.notes[0] and "1 instances" in report.notes[1] and "2 pictures" in report.notes[2]
+
+
+def test_crowds_alone_are_a_problem(tiny_set):
+    for annotation in tiny_set.data["annotations"]:
+        annotation["iscrowd"] = 1
+    report = _check(tiny_set)
+    assert len(report.problems) == 1 and "no instance to train on or to test for (iscrowd is 1 for 3 of 3" in report.problems[0]
+
+
+def test_only_the_first_of_many_missing_pictures_is_looked_for_under_other_names(tiny_set, monkeypatch):
+    for image in tiny_set.data["images"]:
+        image["file_name"] = image["file_name"].upper()
+    looked = []
+    find = check.other_picture_hint
+    monkeypatch.setattr(check, "other_picture_hint", lambda *names: looked.append(names) or find(*names))
+    (problem,) = _check(tiny_set).problems
+    assert "P1.PNG: no such file (but there is" in problem and "p1.png) (and 2 more: " in problem and len(looked) == 1
+
+
+def test_a_name_too_long_for_a_file_does_not_end_the_check(tiny_set):
+    tiny_set.data["images"][0]["file_name"] = "ü" * 300 + ".png"
+    tiny_set.data["images"][1]["file_name"] = "x" * 300 + ".png"
+    report = _check(tiny_set)
+    assert len(report.problems) == 1 and "File name too long (and 1 more" in report.problems[0]
 
 
 def test_expected_counts_of_named_sets(tiny_set, tmp_path, monkeypatch):

@@ -118,11 +118,11 @@ def test_folders_of_masks_keep_overlaps(folders, tmp_path):
     assert np.array_equal(found[0], first) and np.array_equal(found[1], second)
 
 
-def _mat(path, **variables):
-    """A .mat file as MATLAB's save -v6 writes it."""
+def _mat(path, stored=(2, "u1"), kind=9, **variables):
+    """A .mat file as MATLAB's save -v6 writes it; by default of bytes, (9, "f8") and 6 of doubles."""
     from test_matfile import _matrix
 
-    body = b"".join(_matrix("<", name, np.asarray(value), (2, "u1"), kind=9) for name, value in variables.items())
+    body = b"".join(_matrix("<", name, np.asarray(value), stored, kind=kind) for name, value in variables.items())
     path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + body)
 
 
@@ -134,6 +134,15 @@ def test_mat_files(folders, tmp_path):
     convert_instance_maps(masks, images, tmp_path / "out.json")
     _assert_same(_masks_in(tmp_path / "out.json", "a.jpg"), labels)
     _assert_same(_masks_in(tmp_path / "out.json", "b.png"), labels, (3, 7))
+
+
+def test_nan_in_a_mat_file_is_one_line(folders, tmp_path):
+    images, masks = folders
+    labels = np.where(_labels(5) == 0, np.nan, _labels(5))
+    _mat(masks / "a.mat", (9, "f8"), 6, inst=labels)
+    with pytest.raises(UserError, match="a.mat holds NaN or infinity: write 0 there"):
+        convert_instance_maps(masks, images, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_mat_files_with_a_choice(folders, tmp_path):

@@ -1,5 +1,6 @@
 """Mask pictures that look like index maps and are none, and those that are in spite of their names or channels."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -149,6 +150,67 @@ def test_16_bit_masks_in_a_folder_are_not_clipped(folders):
     values[disc()] = 65535
     Image.fromarray(values).save(masks / "a" / "0.png")
     assert np.array_equal(read_instances(masks / "a", SIZE[::-1])[0], disc())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_keep_all_of_them(folders, suffix, channels):
+    """Pillow keeps the upper 8, in which 1 and 2 are background and 257 and 300 are the same."""
+    _, masks = folders
+    pixels = np.zeros((*SIZE[::-1], channels), np.uint16)
+    pixels[..., 3:] = 65535
+    discs = [disc(10, radius=6), disc(25, radius=6), disc(40, radius=6), disc(53, radius=6)]
+    for mask, colour in zip(discs, [(0, 0, 1), (0, 0, 300), (0, 257, 0), (1, 0, 0)]):
+        pixels[mask, :3] = colour[::-1]  # OpenCV's order
+    assert cv2.imwrite(str(masks / f"a{suffix}"), pixels)
+    found = read_instances(masks / f"a{suffix}", SIZE[::-1])
+    assert len(found) == 4 and all(np.array_equal(one, mask) for one, mask in zip(found, discs))
+
+
+def test_the_alpha_channel_of_16_bits_is_looked_at_too(folders):
+    _, masks = folders
+    pixels = np.zeros((*SIZE[::-1], 4), np.uint16)
+    pixels[disc(), 3] = 65535
+    assert cv2.imwrite(str(masks / "a.png"), pixels)
+    with pytest.raises(UserError, match="alpha channel with another shape than its colours.*--soft"):
+        read_instances(masks / "a.png", SIZE[::-1])
+    assert np.array_equal(read_instances(masks / "a.png", SIZE[::-1], soft=True)[0], disc())
+    pixels[..., 3], pixels[disc(), :3] = 65535, 200
+    (masks / "b").mkdir()
+    assert cv2.imwrite(str(masks / "b" / "0.png"), pixels)
+    assert np.array_equal(read_instances(masks / "b", SIZE[::-1])[0], disc())
+
+
+def test_floats_are_numbers_of_instances_where_they_are_whole(folders):
+    _, masks = folders
+    values = np.zeros(SIZE[::-1], np.float32)
+    discs = [disc(10, radius=6), disc(30, radius=6), disc(50, radius=6)]
+    for mask, value in zip(discs, (1, 300, 400)):
+        values[mask] = value
+    Image.fromarray(values).save(masks / "a.tif")
+    found = read_instances(masks / "a.tif", SIZE[::-1])
+    assert len(found) == 3 and all(np.array_equal(one, mask) for one, mask in zip(found, discs))
+    (masks / "b").mkdir()
+    for number, words in ((0.5, "not whole"), (np.nan, "NaN or infinity"), (np.inf, "NaN or infinity")):
+        values[0, 0] = number
+        Image.fromarray(values).save(masks / "a.tif")
+        with pytest.raises(UserError, match=f"a.tif holds .*{words}"):
+            read_instances(masks / "a.tif", SIZE[::-1])
+        Image.fromarray(values).save(masks / "b" / "0.tif")
+    with pytest.raises(UserError, match="0.tif holds NaN or infinity"):
+        read_instances(masks / "b", SIZE[::-1])
+
+
+def test_a_file_of_several_pages_is_no_mask(folders):
+    """One of them would be read, and the other instances be background."""
+    _, masks = folders
+    pages = [grey(disc(x)) for x in (10, 30, 50)]
+    (masks / "b").mkdir()
+    for path in (masks / "a.tif", masks / "b" / "0.tif"):
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+    for source, soft in ((masks / "a.tif", False), (masks / "a.tif", True), (masks / "b", False)):
+        with pytest.raises(UserError, match="tif holds several pages.*in a folder named after"):
+            read_instances(source, SIZE[::-1], soft=soft)
 
 
 def test_litter_and_other_files_are_left_out_and_counted(folders, tmp_path):

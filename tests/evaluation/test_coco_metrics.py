@@ -479,6 +479,19 @@ def test_box_results_of_the_released_network(golden):
         assert mine["score"] == pytest.approx(other["score"], abs=1e-6)
 
 
+def test_results_of_another_folders_picture_do_not_count_for_this_one():
+    dataset = make_dataset()
+    results = make_results(dataset)
+    names = {image["id"]: image["file_name"] for image in dataset["images"]}
+    named = [{**result, "file_name": f"val/{names[result['image_id']]}"} for result in results]
+    assert evaluate(dataset, named, "bbox") == evaluate(dataset, results, "bbox")
+    deeper = [*named[:-1], {**named[-1], "file_name": f"sets/{named[-1]['file_name']}"}]  # the same picture, from further up
+    assert evaluate(dataset, deeper, "bbox") == evaluate(dataset, results, "bbox")
+    other = {**named[0], "file_name": f"train/{names[named[0]['image_id']]}"}
+    with pytest.raises(UserError, match="'train/.*an earlier one of 'val/.*both would be the image"):
+        evaluate(dataset, [*named, other], "bbox")
+
+
 def test_results_are_paired_by_file_name():
     dataset = make_dataset()
     results = make_results(dataset)
