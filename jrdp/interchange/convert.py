@@ -11,11 +11,14 @@ from jrdp.errors import UserError
 from jrdp.import_path import is_import_path
 from jrdp.interchange import native, training_state, weight_file
 from jrdp.interchange.backbones import Row
-from jrdp.interchange.layout import Entry, backbone_layout, network_layout
+from jrdp.interchange.layout import LAST_SCALE, Entry, backbone_layout, network_layout
 from jrdp.models.shapes import RESNETS
 from jrdp.interchange.matching import match
 from jrdp.interchange.training_state import TrainingState
 from jrdp.interchange.weight_file import WeightFile
+
+
+_WEIGHTS_ONLY = "; --weights-only converts the weights without the training state"
 
 
 @dataclass
@@ -110,25 +113,34 @@ def _layout(file: WeightFile, freeze_at: int) -> list[Entry]:
     look = file.likeness
     if look.backbone_only:
         return backbone_layout(look.backbone, freeze_at)
+    config = _config_of(file)
+    # Where the file says that its pyramid is one's own, its names may still look like one of the paper's.
+    enhancement = None if config is not None and is_import_path(config.model.pyramid.enhancement) else look.enhancement
     entries = network_layout(
         look.backbone,
-        look.enhancement or "none",
+        enhancement or "none",
         look.levels,
         look.fusion,
         look.head_channels or 128,
         look.mask_head or "multi_level",
         freeze_at,
     )
-    if look.enhancement is not None:
+    if enhancement is not None:
         return entries
     known = {entry.name for entry in entries}
+    state = native.read_state(file)
     own = [
-        Entry(name, tuple(tensor.shape), True)
+        Entry(name, tuple(tensor.shape), name in state.momentum if state is not None and state.momentum else _may_learn(name))
         for name, tensor in file.tensors.items()
         if name.startswith("backbone.fpn.") and name not in known
     ]
     order = {name: index for index, name in enumerate(file.tensors)}
     return sorted([*entries, *own], key=lambda entry: order.get(entry.name, len(order)))
+
+
+def _may_learn(name: str) -> bool:
+    """Of a tensor of one's own part, where no training state tells."""
+    return not name.endswith((".running_mean", ".running_var"))
 
 
 def _frozen_stages(file: WeightFile) -> int:
@@ -141,7 +153,8 @@ def _frozen_stages(file: WeightFile) -> int:
         listed = [group.get("params") for group in groups if isinstance(group, dict)]
         count = sum(len(ids) for ids in listed if isinstance(ids, list))
         for freeze_at in (2, 1, 0, 3, 4, 5):
-            if sum(entry.trainable for entry in _layout(file, freeze_at)) == count:
+            names = [entry.name for entry in _layout(file, freeze_at) if entry.trainable]
+            if count in (len(names), len(names) - (LAST_SCALE in names and LAST_SCALE not in file.tensors)):
                 return freeze_at
     return 2
 
@@ -157,27 +170,33 @@ def _state_of(file: WeightFile, layout: list[Entry]) -> TrainingState | None:
             return training_state.from_pytorch(file, {entry.name: entry.shape for entry in layout if entry.trainable})
         return native.read_state(file)
     except UserError as error:
-        raise UserError(f"{error}; --weights-only converts the weights without the training state") from error
+        raise UserError(f"{error}{_WEIGHTS_ONLY}") from error
 
 
 def _state_to_pytorch(file: WeightFile, layout: list[Entry], result: WeightFile) -> None:
     if file.optimizer is not None:
         _state_of(file, layout)  # checked, then taken over unchanged
         result.optimizer, result.scheduler = file.optimizer, file.scheduler
+        # It tells its parameters by the order that the file has them in.
+        place = {name: index for index, name in enumerate(file.tensors)}
+        result.tensors = dict(sorted(result.tensors.items(), key=lambda entry: place.get(entry[0], len(place))))
         return
     state = _state_of(file, layout)
     if state is not None:
         trainable = [entry.name for entry in layout if entry.trainable]
-        result.optimizer, result.scheduler = training_state.to_pytorch(state, trainable)
+        try:
+            result.optimizer, result.scheduler = training_state.to_pytorch(state, trainable)
+        except UserError as error:
+            raise UserError(f"{error}{_WEIGHTS_ONLY}") from error
         result.iteration = state.iteration
 
 
 def _state_to_native(file: WeightFile, layout: list[Entry], target: Path, result: WeightFile) -> list[str]:
     """Complete the header where the file tells the whole network, and write the momentum beside `target`."""
     state = _state_of(file, layout)
-    if file.likeness.backbone_only or file.likeness.enhancement is None:
-        return [] if state is None else ["the training state stays behind: the file does not tell its whole network"]
     config = _config_of(file)
+    if file.likeness.backbone_only or config is None and file.likeness.enhancement is None:
+        return [] if state is None else ["the training state stays behind: the file does not tell its whole network"]
     if config is None:
         values = weight_file.infer_config(file)
         values["model"]["backbone"]["freeze_at"] = _frozen_stages(file)
@@ -190,6 +209,6 @@ def _state_to_native(file: WeightFile, layout: list[Entry], target: Path, result
     if state is None:
         return []
     if not state.momentum:
-        return ["the optimizer has made no step yet: there is no momentum to keep"]
+        return ["the optimizer has made no step yet: there is no momentum to keep", *state.notes]
     result.metadata["state"] = native.write_state(target, state)
-    return [f"momentum of {len(state.momentum)} parameters at iteration {iteration} is in {result.metadata['state']}"]
+    return [f"momentum of {len(state.momentum)} parameters at iteration {iteration} is in {result.metadata['state']}", *state.notes]

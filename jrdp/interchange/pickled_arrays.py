@@ -197,7 +197,11 @@ def allowed_names(budget: Budget) -> dict[tuple[str, str], Global]:
             return UnusualTensor(f"a tensor of torch.{kind}", "" if kind.startswith("q") else "tensor.float()")
         return StoredTensor(storage, offset, size, stride, dtype)
 
-    def tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
+    def tensor_v2(
+        storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = None, hooks: Any = None, metadata: Any = None
+    ) -> Any:
+        if isinstance(metadata, dict) and metadata.get("neg"):  # the storage holds the numbers with the other sign
+            return UnusualTensor("a negative view", "tensor.resolve_neg()")
         return stored(storage, offset, size, stride)
 
     def tensor_v3(

@@ -57,10 +57,12 @@ def _choose(value: dict, found: list[tuple[tuple[str, ...], dict]]) -> tuple[dic
     for name in KNOWN:
         if (name,) in by_path:
             return by_path[(name,)], (name,)
-    if () in by_path:
+    # A number that a training keeps beside the dictionary of weights, as a tensor, makes no weights of the whole file.
+    if () in by_path and (_is_network(value) or not any(_is_network(entry) for path, entry in found if path)):
         return by_path[()], ()
+    by_path.pop((), None)
     inner = [path for path in by_path if path[-1] in KNOWN] or list(by_path)
-    ours = [path for path in inner if backbones.naming(without_prefixes(by_path[path])[0]) != backbones.UNKNOWN]
+    ours = [path for path in inner if _is_network(by_path[path])]
     for paths in (inner, ours):
         if len(paths) == 1:
             return by_path[paths[0]], paths[0]
@@ -77,6 +79,12 @@ def _choose(value: dict, found: list[tuple[tuple[str, ...], dict]]) -> tuple[dic
                 'save {"model": model.state_dict()}'
             )
     raise FormatError(f"it holds no dictionary of tensors (looked for: {', '.join(KNOWN)}; its entries: {entries})")
+
+
+def _is_network(entry: dict) -> bool:
+    """Whether the names of its tensors are those of a network that is known here."""
+    tensors = {name: tensor for name, tensor in entry.items() if isinstance(name, str) and _is_tensor(tensor)}
+    return bool(tensors) and backbones.naming(without_prefixes(tensors)[0]) != backbones.UNKNOWN
 
 
 def _dictionaries(value: dict, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict]]:

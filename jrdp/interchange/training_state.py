@@ -6,6 +6,7 @@ keys; a "bias" has twice the learning rate and no weight decay; `scheduler.last_
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
@@ -30,15 +31,17 @@ class TrainingState:
             never gets a gradient, and empty when no step was made yet.
         iteration: iterations done.
         solver: the settings that the optimizer and scheduler dictionaries name, as values for `SolverConfig`.
+        notes: what the optimizer does and a run here does not.
     """
 
     momentum: dict[str, np.ndarray]
     iteration: int
     solver: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def from_pytorch(file: WeightFile, trainable: Mapping[str, tuple]) -> TrainingState:
-    """The training state in a PyTorch checkpoint. `trainable`: name -> shape in the order of the checkpoint's keys.
+    """The training state in a PyTorch checkpoint. `trainable`: name -> shape, in the released order.
 
     Raises:
         UserError: if the file has no optimizer state of SGD with momentum, or it is of another network.
@@ -50,7 +53,10 @@ def from_pytorch(file: WeightFile, trainable: Mapping[str, tuple]) -> TrainingSt
     if not isinstance(states, dict) or not isinstance(groups, list) or not all(isinstance(g, dict) for g in groups):
         raise UserError(f"{where}: its optimizer state is not one of PyTorch's optimizers")
     # torch 1.1 names a parameter by its address, later versions by its number; the order is the same.
-    ids = [identifier for group in groups for identifier in _listed(group.get("params"))]
+    owners = {identifier: group for group in groups for identifier in _listed(group.get("params"))}
+    ids = [identifier for group in groups for identifier in group["params"]]
+    if file.tensors and LAST_SCALE not in file.tensors and len(ids) == len(trainable) - 1:  # a network without the scale that nothing uses
+        trainable = {name: shape for name, shape in trainable.items() if name != LAST_SCALE}
     if len(ids) != len(trainable) or len(set(ids)) != len(ids):
         raise UserError(
             f"{where}: its optimizer has {len(ids)} parameters, the network has {len(trainable)} trainable ones "
@@ -60,7 +66,9 @@ def from_pytorch(file: WeightFile, trainable: Mapping[str, tuple]) -> TrainingSt
     if strangers:
         raise UserError(f"{where}: its optimizer state has {len(strangers)} entries that belong to no parameter group")
     momentum, without = {}, []
-    for (name, shape), identifier in zip(trainable.items(), ids):
+    names = _in_order(file, groups, trainable)
+    for name, identifier in zip(names, ids):
+        shape = trainable[name]
         entry = states.get(identifier)
         buffer = entry.get("momentum_buffer") if isinstance(entry, dict) else None
         if isinstance(entry, dict) and set(entry) - {"momentum_buffer"}:
@@ -75,7 +83,9 @@ def from_pytorch(file: WeightFile, trainable: Mapping[str, tuple]) -> TrainingSt
     lost = [name for name in without if name not in UNUSED]
     if momentum and lost:
         raise UserError(f"{where}: its optimizer state has no momentum for {len(lost)} parameters, first {lost[0]}")
-    return TrainingState(momentum, _iterations(file), _solver_of(groups, list(trainable), file.scheduler or {}))
+    momentum = {name: momentum[name] for name in trainable if name in momentum}
+    solver, notes = _solver_of({name: owners[identifier] for name, identifier in zip(names, ids)}, file.scheduler or {})
+    return TrainingState(momentum, _iterations(file), solver, notes)
 
 
 def to_pytorch(
@@ -120,22 +130,58 @@ def _iterations(file: WeightFile) -> int:
     raise UserError(f"{file.path or 'the checkpoint'} does not say how many iterations are done")
 
 
-def _solver_of(groups: list[dict], names: list[str], scheduler: dict) -> dict[str, Any]:
-    """Solver settings as far as the dictionaries name them: those of the first weight and the first bias."""
+def _in_order(file: WeightFile, groups: list[dict], trainable: Mapping[str, tuple]) -> list[str]:
+    """The names of the optimizer's parameters, in its order.
+
+    torch >= 2.6 stores them where it is told them. Else the optimizer has them in the order of the model's parameters,
+    which is that of its state dict, unless some program has sorted the names since: then, as released.
+    """
+    named = [name for group in groups for name in _names(group, file.prefix)]
+    if sorted(named) == sorted(trainable):
+        return named
+    place = {name: index for index, name in enumerate(file.tensors)}
+    if list(place) == sorted(place) or any(name not in place for name in trainable if name not in UNUSED):
+        return list(trainable)
+    return sorted(trainable, key=lambda name: place.get(name, len(place)))
+
+
+def _names(group: dict, prefix: str) -> list[str]:
+    names = group.get("param_names")
+    return [str(name).removeprefix(prefix) for name in names] if isinstance(names, (list, tuple)) else []
+
+
+def _solver_of(owners: dict[str, dict], scheduler: dict) -> tuple[dict[str, Any], list[str]]:
+    """Solver settings as far as the dictionaries name them, and what of them a run here has no way to go on with.
+
+    owners: name -> the group of the optimizer that the parameter is in. Weights have one rate and decay here, biases
+    one; where the optimizer has several, that of most parameters is taken, and a note says so.
+    """
     settings: dict[str, Any] = {}
-    if len(groups) == len(names):
-        weight = next((group for group, name in zip(groups, names) if "bias" not in name), {})
-        bias = next((group for group, name in zip(groups, names) if "bias" in name), {})
-        for key, group, entry in (
-            ("base_lr", weight, "initial_lr"),
-            ("momentum", weight, "momentum"),
-            ("weight_decay", weight, "weight_decay"),
-            ("bias_weight_decay", bias, "weight_decay"),
-        ):
-            if _is_number(group.get(entry)):
-                settings[key] = float(group[entry])
-        if _is_number(bias.get("initial_lr")) and settings.get("base_lr"):
-            settings["bias_lr_factor"] = bias["initial_lr"] / settings["base_lr"]
+    notes: list[str] = []
+    weights = [group for name, group in owners.items() if "bias" not in name]
+    biases = [group for name, group in owners.items() if "bias" in name]
+
+    def one(groups: list[dict], what: str, *entries: str) -> float | None:
+        values = Counter(value for value in (_first_number(group, entries) for group in groups) if value is not None)
+        if not values:
+            return None
+        (value, count), total = values.most_common(1)[0], sum(values.values())
+        if len(values) > 1:
+            several = f"{min(values):g} to {max(values):g}"
+            notes.append(f"its optimizer has {len(values)} {what} ({several}), a run here has one: {value:g}, that of {count} of {total}")
+        return value
+
+    settings["base_lr"] = one(weights, "learning rates for weights", "initial_lr", "lr")
+    bias_lr = one(biases, "learning rates for biases", "initial_lr", "lr")
+    settings["momentum"] = one([*weights, *biases], "values of momentum", "momentum")
+    settings["weight_decay"] = one(weights, "weight decays for weights", "weight_decay")
+    settings["bias_weight_decay"] = one(biases, "weight decays for biases", "weight_decay")
+    if bias_lr is not None and settings["base_lr"]:
+        settings["bias_lr_factor"] = bias_lr / settings["base_lr"]
+    settings = {key: value for key, value in settings.items() if value is not None}
+    for entry, what in (("nesterov", "Nesterov's momentum"), ("dampening", "dampened momentum"), ("maximize", "steps uphill")):
+        if any(group.get(entry) for group in owners.values()):
+            notes.append(f"its optimizer has {what} ({entry}), a run here goes on without")
     milestones = scheduler.get("milestones")
     if isinstance(milestones, (list, tuple, dict)) and all(type(n) is int and n > 0 for n in milestones):
         settings["steps"] = sorted(milestones)
@@ -145,7 +191,11 @@ def _solver_of(groups: list[dict], names: list[str], scheduler: dict) -> dict[st
         if type(scheduler.get("warmup_iters")) is int and _is_number(scheduler.get("warmup_factor")):
             settings["warmup_iterations"] = scheduler["warmup_iters"]
             settings["warmup_factor"] = float(scheduler["warmup_factor"])
-    return settings
+    return settings, notes
+
+
+def _first_number(group: dict, entries: Sequence[str]) -> float | None:
+    return next((float(group[entry]) for entry in entries if _is_number(group.get(entry))), None)
 
 
 def _listed(value: Any) -> list:

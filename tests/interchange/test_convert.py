@@ -10,6 +10,7 @@ from jrdp import interchange
 from jrdp.config import Config, parse_config
 from jrdp.errors import UserError
 from jrdp.interchange import BFloat16, WeightFile, to_pytorch
+from jrdp.interchange import native as native_files
 from jrdp.interchange.layout import LAST_SCALE, network_layout
 from jrdp.interchange.training_state import TrainingState
 
@@ -158,6 +159,62 @@ def test_variants_are_inferred_and_stored(tmp_path):
     interchange.write(tmp_path / "c.pth", WeightFile({k: v for k, v in tensors.items() if "refine" not in k}))
     interchange.convert(tmp_path / "c.pth", tmp_path / "d.pth")
     assert "backbone.fpn.own_idea.0.weight" in interchange.read(tmp_path / "d.pth").tensors
+
+
+def test_a_run_whose_pyramid_is_ones_own_goes_both_ways(tmp_path):
+    """Its names may look like one of the paper's with other shapes, and running statistics have no momentum."""
+    layout = network_layout("r50", "none", freeze_at=EVERYTHING_FROZEN)
+    own = {
+        "backbone.fpn.refine_block_4.0.weight": (256, 768, 1, 1),
+        "backbone.fpn.norm.weight": (256,),
+        "backbone.fpn.norm.running_mean": (256,),
+    }
+    rng = np.random.default_rng(0)
+    shapes = {**{entry.name: entry.shape for entry in layout}, **own}
+    tensors = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    moving = [entry.name for entry in layout if entry.trainable and entry.name != LAST_SCALE] + list(own)[:2]
+    config = Config(model={"backbone": {"freeze_at": EVERYTHING_FROZEN}, "pyramid": {"enhancement": "mine:Pyramid"}})
+    path = tmp_path / "last.safetensors"
+    state = TrainingState({name: tensors[name] for name in moving}, 7)
+    metadata = {**native_files.header(config, 7), "state": native_files.write_state(path, state)}
+    interchange.write(path, WeightFile(tensors, metadata=metadata, iteration=7))
+
+    interchange.convert(path, tmp_path / "x.pth")
+    file = interchange.read(tmp_path / "x.pth")
+    assert all(np.array_equal(file.tensors[name], tensor) for name, tensor in tensors.items())
+    assert len(file.optimizer["state"]) == len(moving)
+    report = str(interchange.convert(tmp_path / "x.pth", tmp_path / "back.safetensors"))
+    assert f"momentum of {len(moving)} parameters at iteration 7" in report
+    back = interchange.read(tmp_path / "back.safetensors")
+    found = native_files.read_state(back).momentum
+    assert set(found) == set(moving) and all(np.array_equal(found[name], tensors[name]) for name in moving)
+    assert parse_config(back.metadata["config"], "here") == config
+    with pytest.raises(UserError, match="1 parameters differ.*; --weights-only converts"):
+        metadata["state"] = native_files.write_state(path, TrainingState({**state.momentum, "backbone.fpn.odd": np.zeros(1, np.float32)}, 7))
+        interchange.write(path, WeightFile(tensors, metadata=metadata, iteration=7))
+        interchange.convert(path, tmp_path / "y.pth")
+
+
+def test_the_order_of_the_file_stays_with_its_optimizer(tmp_path):
+    """From .pth to .pth the optimizer goes along as it is, and tells its parameters by the order of the names."""
+    layout = network_layout("r50", freeze_at=EVERYTHING_FROZEN)
+    names = [entry.name for entry in layout]
+    towers = {"cls_tower": "bbox_tower", "bbox_tower": "cls_tower"}
+    turned = [next((name.replace(one, other) for one, other in towers.items() if one in name), name) for name in names]
+    shapes = {entry.name: entry.shape for entry in layout}
+    trainable = {entry.name for entry in layout if entry.trainable}
+    momentum = {name: np.broadcast_to(np.float32(number), shapes[name]) for number, name in enumerate(names) if name in trainable}
+    momentum.pop(LAST_SCALE)
+    optimizer, scheduler = to_pytorch(TrainingState(momentum, 300), [name for name in turned if name in trainable])
+    tensors = {name: np.zeros(shapes[name], np.float16) for name in turned}
+    interchange.write(tmp_path / "a.pth", WeightFile(tensors, optimizer=optimizer, scheduler=scheduler, iteration=300))
+    interchange.convert(tmp_path / "a.pth", tmp_path / "b.pth")
+    assert list(interchange.read(tmp_path / "b.pth").tensors) == turned
+    for name in ("a.pth", "b.pth"):
+        interchange.convert(tmp_path / name, tmp_path / "c.safetensors")
+        file = interchange.read(tmp_path / "c.safetensors")
+        found = native_files.read_state(file).momentum
+        assert list(file.tensors) == names and all(np.array_equal(found[key], momentum[key]) for key in momentum)
 
 
 def test_what_cannot_be_converted(checkpoint, tmp_path):

@@ -133,6 +133,77 @@ def test_swapped_groups_are_caught_by_their_shapes(trainable, momentum):
         from_pytorch(file_of(optimizer, scheduler), trainable)
 
 
+def reordered(trainable):
+    """As a network written anew may define its modules: the tower of boxes before that of classes, which has its shapes."""
+    towers = {"cls_tower": "bbox_tower", "bbox_tower": "cls_tower"}
+    return [next((name.replace(one, other) for one, other in towers.items() if one in name), name) for name in trainable]
+
+
+def with_order(optimizer, order, trainable):
+    """The same optimizer of a network whose parameters come in another order."""
+    number = {name: index for index, name in enumerate(trainable)}
+    groups = [{**optimizer["param_groups"][number[name]], "params": [index]} for index, name in enumerate(order)]
+    state = {index: optimizer["state"][number[name]] for index, name in enumerate(order) if number[name] in optimizer["state"]}
+    return {"state": state, "param_groups": groups}
+
+
+def same(found, momentum):
+    return list(found) == list(momentum) and all(np.array_equal(found[name], buffer) for name, buffer in momentum.items())
+
+
+def test_momentum_goes_to_the_parameter_that_the_order_of_the_file_means(trainable, momentum):
+    """Two towers have the same shapes: nothing but the order, or a name, tells their buffers apart."""
+    optimizer, scheduler = to_pytorch(TrainingState(momentum, 300), list(trainable))
+    order = reordered(trainable)
+    assert order != list(trainable)
+    turned = with_order(optimizer, order, trainable)
+
+    def read(names, optimizer):
+        tensors = {name: np.broadcast_to(np.float32(0), trainable[name]) for name in names}
+        file = WeightFile(tensors, prefix="module.", optimizer=optimizer, scheduler=scheduler, iteration=300)
+        return from_pytorch(file, trainable).momentum
+
+    assert same(read(order, turned), momentum)
+    assert same(read(list(trainable), optimizer), momentum)
+    assert same(read(sorted(trainable), optimizer), momentum)  # sorted by a program: the order of the modules is lost
+    assert not same(read(list(trainable), turned), momentum)  # what the order is for
+    for group, name in zip(turned["param_groups"], order):
+        group["param_names"] = [f"module.{name}"]
+    assert same(read(sorted(trainable), turned), momentum)
+
+
+def test_a_network_without_the_unused_scale_has_its_momentum(trainable, momentum):
+    names = [name for name in trainable if name != LAST_SCALE]
+    optimizer, scheduler = to_pytorch(TrainingState(momentum, 300), names)
+    tensors = {name: np.broadcast_to(np.float32(0), trainable[name]) for name in names}
+    file = WeightFile(tensors, optimizer=optimizer, scheduler=scheduler, iteration=300)
+    assert same(from_pytorch(file, trainable).momentum, momentum)
+
+
+def test_recipes_that_a_run_here_does_not_have_are_told(trainable, momentum):
+    optimizer, scheduler = to_pytorch(TrainingState(momentum, 300), list(trainable))
+    assert from_pytorch(file_of(optimizer, scheduler, 300), trainable).notes == []
+    for group, name in zip(optimizer["param_groups"], trainable):
+        if name.startswith("backbone.body.layer4"):
+            group["initial_lr"] *= 0.1
+        group["nesterov"] = True
+    state = from_pytorch(file_of(optimizer, scheduler, 300), trainable)
+    assert state.solver["base_lr"] == 0.0025 and state.solver["bias_lr_factor"] == 2.0  # those of most
+    first, second = state.notes
+    assert first.startswith("its optimizer has 2 learning rates for weights (0.00025 to 0.0025), a run here has one: 0.0025, that of ")
+    assert second == "its optimizer has Nesterov's momentum (nesterov), a run here goes on without"
+
+
+def test_one_group_for_all_parameters_is_one_rate_for_all(trainable, momentum):
+    optimizer, scheduler = to_pytorch(TrainingState(momentum, 300), list(trainable))
+    group = {"params": list(range(len(trainable))), "lr": 0.01, "momentum": 0.8, "weight_decay": 5e-4}
+    state = from_pytorch(file_of({"state": optimizer["state"], "param_groups": [group]}, scheduler, 300), trainable)
+    assert same(state.momentum, momentum) and state.notes == []
+    assert state.solver == {
+        "base_lr": 0.01, "bias_lr_factor": 1.0, "momentum": 0.8, "weight_decay": 5e-4, "bias_weight_decay": 5e-4
+    }  # fmt: skip
+
+
 def test_without_optimizer_or_iteration(trainable, momentum):
     with pytest.raises(UserError, match="no optimizer state"):
         from_pytorch(file_of(None), trainable)

@@ -58,6 +58,7 @@ def unusual_tensors():
         "quantised by channel": torch.quantize_per_channel(plain, plain[:, 0], torch.zeros(2), 0, torch.quint8),
         "complex": torch.complex(plain, plain),
         "meta": plain.to("meta"),
+        "negative view": torch.complex(plain, plain).conj().imag,
     }
     for dtype in ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32"):
         if hasattr(torch, dtype):
@@ -77,7 +78,7 @@ def test_tensors_of_other_kinds_are_left_out_beside_the_weights_and_named_among_
         torch.save({"model": {**weights, "w": tensor}}, path, _use_new_zipfile_serialization=zipped)
         with pytest.raises(UserError, match=r"its entry 'w' is a .*\(not built\), not a tensor") as caught:
             interchange.read(path)
-        remedies = {"sparse": "to_dense()", "quant": "dequantize()", "float8": "float()", "uint": "float()"}
+        remedies = {"sparse": "to_dense()", "quant": "dequantize()", "float8": "float()", "uint": "float()", "negative": "resolve_neg()"}
         assert all(remedy in str(caught.value) for start, remedy in remedies.items() if kind.startswith(start)), kind
 
 
