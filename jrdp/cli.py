@@ -488,13 +488,15 @@ def data_convert(
     ignore: List[int] = typer.Option([], "--ignore", help="Index values that are no instance; repeatable."),
     variable: Optional[str] = typer.Option(None, "--variable", help="The .mat variable that holds the instances."),
     soft: bool = typer.Option(False, "--soft", help="NAME.png is one instance with soft edges: above half is inside."),
+    exif: str = ExifOption,
 ) -> None:
     """Turn instance maps into a COCO json."""
     from jrdp.dataset_tools.instance_maps import convert_instance_maps
 
     if segmentation not in ("rle", "polygons"):
         raise UserError(f"--segmentation {segmentation!r} is not rle or polygons")
-    print(convert_instance_maps(masks, images, out, segmentation, tuple(ignore), variable, soft).text())
+    upright = is_upright(exif)
+    print(convert_instance_maps(masks, images, out, segmentation, tuple(ignore), variable, soft, upright=upright).text())
 
 
 @data_app.command("sample")
