@@ -20,7 +20,7 @@ from jrdp import endings
 from jrdp.comparison import cli as comparison
 from jrdp.errors import UserError
 from jrdp.files import check_target, make_folder, protect, refuse_others
-from jrdp.options import find_weights, refuse_options, refuse_unused_settings
+from jrdp.options import find_weights, is_upright, refuse_given, refuse_options, refuse_unused_settings
 
 app = typer.Typer(
     help="Salient instance segmentation (RDPNet) in Jittor.", no_args_is_help=True, add_completion=True,
@@ -69,6 +69,10 @@ def _published_names() -> List[str]:
 
 WeightsOption = typer.Option(
     ..., "--weights", callback=find_weights, autocompletion=_published_names, help=f"Weights: {WEIGHTS}."
+)
+ExifOption = typer.Option(
+    "ignore", "--exif", autocompletion=lambda: ["ignore", "apply"],
+    help="ignore, or apply: turn pictures upright as their EXIF says, where that is how they were annotated (input.exif).",
 )
 JobsOption = typer.Option(
     None, "--jobs", min=1, metavar="N",
@@ -338,11 +342,13 @@ def demo(
 
 @app.command()
 def analyze(
+    context: typer.Context,
     ground_truth: Path = typer.Option(..., "--ground-truth", help="COCO annotations."),
     compare: List[str] = typer.Option(..., "--compare", metavar="NAME=FILE", help="A COCO results file; repeatable."),
     out: Path = OutOption,
     images: Optional[Path] = typer.Option(None, "--images", help="Picture folder, for the gallery."),
     iou_type: str = typer.Option("segm", "--iou-type", help="segm or bbox."),
+    exif: str = ExifOption,
 ) -> None:
     """Analyse result files of any system: curves, error classes and their cost, tables, gallery; report.html."""
     from jrdp.analysis.analyze import analyze as run
@@ -359,10 +365,13 @@ def analyze(
     protect(ground_truth, *runs.values())
     if iou_type not in ("segm", "bbox"):
         raise UserError(f"--iou-type {iou_type!r} is not segm or bbox")
+    upright = is_upright(exif)
+    if images is None:
+        refuse_given(context, "without --images, since no photograph is read", "exif")
     refuse_others(out, "analysis.json", [b'"iou_type"', b'"runs"'], "report.html")
     for name in ("analysis.json", "report.html"):
         check_target(out / name)  # noticed before the work
-    print(format_comparison(run(ground_truth, runs, out, images, iou_type)))
+    print(format_comparison(run(ground_truth, runs, out, images, iou_type, upright=upright)))
     print(f"report: {out / 'report.html'}")
 
 
@@ -481,13 +490,15 @@ def data_convert(
     ignore: List[int] = typer.Option([], "--ignore", help="Index values that are no instance; repeatable."),
     variable: Optional[str] = typer.Option(None, "--variable", help="The .mat variable that holds the instances."),
     soft: bool = typer.Option(False, "--soft", help="NAME.png is one instance with soft edges: above half is inside."),
+    exif: str = ExifOption,
 ) -> None:
     """Turn instance maps into a COCO json."""
     from jrdp.dataset_tools.instance_maps import convert_instance_maps
 
     if segmentation not in ("rle", "polygons"):
         raise UserError(f"--segmentation {segmentation!r} is not rle or polygons")
-    print(convert_instance_maps(masks, images, out, segmentation, tuple(ignore), variable, soft).text())
+    upright = is_upright(exif)
+    print(convert_instance_maps(masks, images, out, segmentation, tuple(ignore), variable, soft, upright=upright).text())
 
 
 @data_app.command("sample")

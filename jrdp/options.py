@@ -61,6 +61,13 @@ def refuse_options(reason: str, **given: Any) -> None:
         raise UserError(f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no effect {reason}; leave it out")
 
 
+def is_upright(exif: str) -> bool:
+    """Whether --exif asks for pictures turned as their EXIF says; raises `UserError` for a value that it does not have."""
+    if exif not in ("ignore", "apply"):
+        raise UserError(f"--exif {exif!r} is not ignore or apply")
+    return exif == "apply"
+
+
 def was_given(context: typer.Context, name: str) -> bool:
     """Whether the command line names an option, with whatever value."""
     source = context.get_parameter_source(name)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jrdp.data.exif import unseen_note
 from jrdp.evaluation.coco_metrics import format_percent
 from jrdp.files import write_json, write_text
-from jrdp.analysis.gallery import make_gallery
+from jrdp.analysis.gallery import count_unseen_turns, make_gallery
 from jrdp.evaluation.ground_truth import GroundTruth, GroundTruthSource, IouType
 from jrdp.analysis.report import render_report
 from jrdp.analysis.runs import RunAnalysis, analyze_runs
@@ -24,17 +25,22 @@ def analyze(
     images_dir: str | Path | None = None,
     iou_type: IouType = "segm",
     pictures: int = 4,
+    upright: bool = False,
 ) -> dict:
     """Analyse one or more systems' COCO results and write `report.html` and `analysis.json` to `out_dir`.
 
     ground_truth: a COCO annotation file, its content or a `COCO`. runs: name -> result list or file, in the order
     to be shown. images_dir: where the photographs lie; without it, the gallery draws on grey. pictures: how many
-    pictures each part of the gallery shows. The report is one file that needs nothing else.
+    pictures each part of the gallery shows. upright: photographs are turned as their EXIF says, as those were that the
+    annotations were drawn on (input.exif: apply). The report is one file that needs nothing else.
     Returns the content of `analysis.json`. Raises `UserError` for bad input, before anything is written.
     """
     truth, analyses = analyze_runs(ground_truth, runs, iou_type)
-    gallery = make_gallery(truth, analyses, images_dir, pictures)
+    gallery = make_gallery(truth, analyses, images_dir, pictures, upright)
     summary = summary_of(truth, analyses)
+    unseen = count_unseen_turns(gallery)
+    if unseen:
+        summary["exif_ignored"] = unseen
     page = render_report(truth, analyses, gallery)
     write_json(Path(out_dir) / "analysis.json", summary)
     write_text(Path(out_dir) / "report.html", page)
@@ -50,6 +56,8 @@ def format_comparison(summary: dict) -> str:
         lines.append(name.ljust(width) + "".join(format_percent(run["metrics"][metric]).rjust(8) for metric in names))
     if summary["without_mask"]:
         lines.append(f"{summary['without_mask']} instances have no mask, so that mask AP cannot reach 100")
+    if summary.get("exif_ignored"):
+        lines.append(unseen_note(f"{summary['exif_ignored']} of the photographs shown", "annotations"))
     return "\n".join(lines)
 
 

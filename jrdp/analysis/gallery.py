@@ -7,8 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from jrdp import visualize
+from jrdp.data.exif import turn_hint, turns_unseen
 from jrdp.data.naming import find_picture
 from jrdp.data.rle import decode_mask
 from jrdp.data.transforms import read_image
@@ -34,11 +36,15 @@ _GREY = 205
 
 @dataclass(frozen=True)
 class Panel:
-    """title: what it shows. note: a short line under it. jpeg: the picture."""
+    """title: what it shows. note: a short line under it. jpeg: the picture.
+
+    turns_unseen: it is a photograph whose EXIF orientation was not followed, and would not change its size.
+    """
 
     title: str
     note: str
     jpeg: bytes
+    turns_unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,13 @@ class Part:
 
 
 def make_gallery(
-    truth: GroundTruth, analyses: list[RunAnalysis], images_dir: str | Path | None, count: int
+    truth: GroundTruth, analyses: list[RunAnalysis], images_dir: str | Path | None, count: int, upright: bool = False
 ) -> list[Part]:
     """Best, median and worst pictures by the first run's AP; with several runs, those where they differ most too.
 
     Pictures of equal AP are ordered by how well their instances are covered (mean of the best IoU), then by id.
-    Without `images_dir`, instances are drawn on grey.
+    Without `images_dir`, instances are drawn on grey. With `upright`, photographs are turned as their EXIF orientation says, for
+    annotations that were drawn on them like that.
     Raises `UserError` where a photograph is missing, unreadable or of another size than the ground truth says.
     """
     first = analyses[0]
@@ -79,7 +86,13 @@ def make_gallery(
         ap = np.stack([run.picture_ap for run in analyses])
         spread = ap.max(axis=0) - ap.min(axis=0)
         chosen.append(("Where the systems differ most", sorted(with_instances, key=lambda i: -spread[i])[:count]))
-    return [Part(title, [_row(truth, analyses, i, images_dir) for i in indices]) for title, indices in chosen]
+    return [Part(title, [_row(truth, analyses, i, images_dir, upright) for i in indices]) for title, indices in chosen]
+
+
+def count_unseen_turns(gallery: list[Part]) -> int:
+    """How many of the photographs shown have an EXIF orientation that was not followed and that their size does not tell of."""
+    rows = [row for part in gallery for row in part.rows]
+    return len({name for name, panels in rows if any(panel.turns_unseen for panel in panels)})
 
 
 def _coverage(run: RunAnalysis, index: int) -> float:
@@ -88,18 +101,21 @@ def _coverage(run: RunAnalysis, index: int) -> float:
 
 
 def _row(
-    truth: GroundTruth, analyses: list[RunAnalysis], index: int, images_dir: str | Path | None
+    truth: GroundTruth, analyses: list[RunAnalysis], index: int, images_dir: str | Path | None, upright: bool
 ) -> tuple[str, list[Panel]]:
     picture = analyses[0].pictures[index]
     image = truth.images[picture.image_id]
-    photo = _photo(image, images_dir)
+    photograph = _photograph(image, images_dir, upright)
+    photo = np.asarray(photograph)
     height = min(_PANEL_HEIGHT if len(analyses) < 2 else _SMALL_PANEL_HEIGHT, len(photo))
     canvas = _Canvas(visualize.resized(photo, height), height / len(photo))
     instances = [truth.annotations[i] for i in picture.instances]
     noun = "instance" if len(instances) == 1 else "instances"
     panels = []
     if images_dir is not None:
-        panels.append(Panel("Photograph", "", visualize.encode_jpeg(canvas.photo)))
+        unseen = turns_unseen(photograph)
+        note = "its EXIF orientation is ignored" if unseen else ""
+        panels.append(Panel("Photograph", note, visualize.encode_jpeg(canvas.photo), unseen))
     drawn = _draw(canvas, instances, truth.iou_type, visualize.colors(len(instances)))
     panels.append(Panel("Ground truth", f"{len(instances)} {noun}", visualize.encode_jpeg(drawn)))
     for run in analyses:
@@ -138,15 +154,16 @@ def _draw(
     return visualize.overlay(canvas.photo, no_masks, boxes, scores, palette=palette)
 
 
-def _photo(image: dict, images_dir: str | Path | None) -> np.ndarray:
-    """RGB uint8, decoded as the network's input is: without EXIF rotation, which annotations do not have either."""
-    height, width = image["height"], image["width"]
+def _photograph(image: dict, images_dir: str | Path | None, upright: bool) -> Image.Image:
+    """RGB, decoded as the network's input is: an EXIF rotation is followed only where the annotations have it, too."""
+    size = image["width"], image["height"]
     if images_dir is None:
-        return np.full((height, width, 3), _GREY, dtype=np.uint8)
+        return Image.new("RGB", size, (_GREY, _GREY, _GREY))
     path = find_picture(images_dir, image["file_name"])
-    photo = np.asarray(read_image(path))
-    if photo.shape[:2] != (height, width):
+    photograph = read_image(path, upright=upright)
+    if photograph.size != size:
         raise UserError(
-            f"photograph {path} is {photo.shape[1]} x {photo.shape[0]}, but the ground truth says {width} x {height}"
+            f"photograph {path} is {photograph.width} x {photograph.height}, but the ground truth says {size[0]} x {size[1]}"
+            + turn_hint(photograph, size, "--exif apply")
         )
-    return photo
+    return photograph

@@ -28,7 +28,8 @@ from jrdp.data.annotations import ImageEntry, ImageId, Instance, crowd_hint, has
 from jrdp.data.naming import find_picture, other_picture_hint, refuse_backslashes
 from jrdp.data.rle import decode_runs
 from jrdp.data.augmentation import Look
-from jrdp.data.transforms import PreparedImage, exif_orientation, prepare_image, read_image, resize_shape, sizes_of
+from jrdp.data.exif import turn_hint
+from jrdp.data.transforms import PreparedImage, prepare_image, read_image, resize_shape, sizes_of
 from jrdp.errors import UserError
 from jrdp.structures import Targets
 
@@ -174,11 +175,7 @@ class CocoDataset:
 
 def exif_hint(picture: Image.Image, entry: ImageEntry) -> str:
     """What to do where a picture has the size that its annotations have once its EXIF orientation is followed."""
-    if picture.size[::-1] != (entry.width, entry.height) or picture.info.get("turned"):
-        return ""
-    if exif_orientation(picture) < 5:
-        return " (turned by 90 degrees, and its EXIF does not say so)"
-    return " (its EXIF turns it: --set input.exif=apply follows that)"
+    return turn_hint(picture, (entry.width, entry.height), "--set input.exif=apply")
 
 
 class JoinedDataset:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from jrdp.dataset_tools.matfile import Value, read_mat
 from jrdp.dataset_tools.outline import trace
+from jrdp.data.exif import turn_hint, turns_unseen, unseen_note
 from jrdp.data.folders import is_litter, pictures_in
 from jrdp.data.naming import same_name
 from jrdp.data.rle import encode_mask
@@ -32,6 +33,14 @@ from jrdp.errors import UserError
 _MOST_INSTANCES = 255
 
 
+class _OtherSize(UserError):
+    """A mask of another size than its picture. size: the mask's (width, height)."""
+
+    def __init__(self, line: str, size: tuple[int, int]):
+        super().__init__(line)
+        self.size = size
+
+
 @dataclass
 class Conversion:
     """What was converted.
@@ -39,7 +48,8 @@ class Conversion:
     without_masks: pictures that no mask was found for; they are left out. without_instances: pictures whose mask is
     all background; they are in the json. filled_holes: instances whose holes the polygons do not show. left_out: a line
     about what else lies among the pictures. several, bordered: masks with several instances, and those of them whose last
-    instance runs along the others, as a border does.
+    instance runs along the others, as a border does. turned: pictures turned as their EXIF says. unseen: those with an
+    orientation that was not followed and that their size does not tell of.
     """
 
     out: Path
@@ -51,6 +61,8 @@ class Conversion:
     left_out: Optional[str] = None
     several: int = 0
     bordered: int = 0
+    turned: int = 0
+    unseen: int = 0
 
     def text(self) -> str:
         lines = [f"{self.out}: {self.pictures} pictures, {self.instances} instances"]
@@ -67,6 +79,10 @@ class Conversion:
                 f"  in {self.bordered} of {self.several} masks with several instances the largest value runs along the others, as "
                 "a border does: if it is no instance, leave it out (--ignore 255, as in Pascal VOC)"
             )
+        if self.turned:
+            lines.append(f"  {self.turned} pictures were turned upright, as their EXIF says: use this json with --set input.exif=apply")
+        if self.unseen:
+            lines.append(f"  {unseen_note(f'{self.unseen} pictures', 'masks')}")
         return "\n".join(lines)
 
 
@@ -78,6 +94,7 @@ def convert_instance_maps(
     ignore: Sequence[int] = (),
     variable: Optional[str] = None,
     soft: bool = False,
+    upright: bool = False,
 ) -> Conversion:
     """Write the COCO json `out` for the pictures in the folder `images` and their masks in the folder `masks`.
 
@@ -86,6 +103,7 @@ def convert_instance_maps(
         ignore: values of index masks that are no instance, such as 255 for a border.
         variable: the variable of .mat files to read, `a.b` for the field b of a; needed only where several fit.
         soft: NAME.png is the mask of one instance with soft edges, no index mask: more than half of its largest value.
+        upright: masks were drawn on pictures turned as their EXIF orientation says; the json is then for input.exif: apply.
 
     Raises:
         UserError: for missing folders, options that no mask needs, masks that do not fit their picture or are no instance maps, or when there is
@@ -108,9 +126,14 @@ def convert_instance_maps(
         if source is None:
             result.without_masks.append(path.name)
             continue
-        picture = read_image(path)
+        picture = read_image(path, upright=upright)
         shape = (picture.height, picture.width)
-        instances = read_instances(source, shape, ignore, variable, soft)
+        try:
+            instances = read_instances(source, shape, ignore, variable, soft)
+        except _OtherSize as error:
+            raise UserError(f"{error}{turn_hint(picture, error.size, '--exif apply')}") from error
+        result.turned += bool(picture.info.get("turned"))
+        result.unseen += turns_unseen(picture)
         if not instances:
             result.without_instances.append(path.name)
         result.several += len(instances) > 1
@@ -227,7 +250,7 @@ def _borders(instances: list[np.ndarray]) -> bool:
 def _fit(array: np.ndarray, source, shape: tuple[int, int]) -> None:
     if array.shape[:2] != shape:
         height, width = (*array.shape, 1, 1)[:2]
-        raise UserError(f"{source} is {width}x{height}, but its picture is {shape[1]}x{shape[0]}")
+        raise _OtherSize(f"{source} is {width}x{height}, but its picture is {shape[1]}x{shape[0]}", (width, height))
 
 
 def _split(labels: np.ndarray, source, shape: tuple[int, int], ignore: Sequence[int]) -> list[np.ndarray]:
@@ -251,18 +274,22 @@ def _binary(mask: np.ndarray, source, shape: tuple[int, int]) -> np.ndarray:
 def _from_mat(
     source: Path, shape: tuple[int, int], ignore: Sequence[int], variable: Optional[str]
 ) -> list[np.ndarray]:
-    found = _candidates(read_mat(source), shape)
+    variables = read_mat(source)
+    found = _candidates(variables, shape)
+    turned = _candidates(variables, shape[::-1])
+    size_of_turned = shape  # (width, height): the picture's (height, width)
     if variable is not None:
         if variable not in found:
-            raise UserError(f"{source} has no variable {variable!r} of its picture's size; there are: {_names(found)}")
+            line = f"{source} has no variable {variable!r} of its picture's size; there are: {_names(found)}"
+            raise _OtherSize(line, size_of_turned) if variable in turned else UserError(line)
         value = found[variable]
     elif len(found) == 1:
         (value,) = found.values()
     else:
-        raise UserError(
-            f"{source} has {len(found) or 'no'} variables of its picture's size {shape[1]}x{shape[0]}"
-            + (f": {_names(found)}; say which one" if found else "")
-        )
+        line = f"{source} has {len(found) or 'no'} variables of its picture's size {shape[1]}x{shape[0]}"
+        if turned and not found:
+            raise _OtherSize(line, size_of_turned)
+        raise UserError(line + (f": {_names(found)}; say which one" if found else ""))
     if isinstance(value, list):
         return [_binary(mask, source, shape) for mask in value]
     if value.ndim == 3:

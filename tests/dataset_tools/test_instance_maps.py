@@ -1,12 +1,14 @@
 """Conversion of instance maps: every pixel survives the round trip with RLE."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from jrdp import cli
 from jrdp.config import InputConfig
 from jrdp.dataset_tools.check import check_dataset
 from jrdp.data.coco import CocoDataset
@@ -183,6 +185,102 @@ def test_a_border_that_would_be_an_instance_is_told(folders, tmp_path):
         labels[20:24, 2:30] = value
         Image.fromarray(labels).save(masks / "a.png")
         assert "runs along" not in convert_instance_maps(masks, images, out).text()
+
+
+@pytest.fixture
+def turned(tmp_path):
+    """`turned(6)`: folders of one picture of that EXIF orientation, 6 x 4 in the file, and the labels that are drawn on it upright."""
+
+    def make(orientation):
+        images, masks = tmp_path / "turned", tmp_path / "labels"
+        images.mkdir(exist_ok=True), masks.mkdir(exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (6, 4), "grey").save(images / "a.jpg", exif=exif)
+        labels = np.zeros((6, 4) if orientation >= 5 else (4, 6), np.uint8)
+        labels[:2, :3] = 5
+        Image.fromarray(labels).save(masks / "a.png")
+        return images, masks, labels
+
+    return make
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+def test_masks_of_the_turned_picture(turned, tmp_path, orientation):
+    images, masks, labels = turned(orientation)
+    out = tmp_path / "out.json"
+    said = convert_instance_maps(masks, images, out, upright=True).text()
+    _assert_same(_masks_in(out, "a.jpg"), labels, (5,))
+    (entry,) = json.loads(out.read_text())["images"]
+    assert (entry["height"], entry["width"]) == labels.shape
+    line = "1 pictures were turned upright, as their EXIF says: use this json with --set input.exif=apply"
+    assert (line in said) == (orientation != 1) and "note" not in said
+    report = check_dataset(f"{images}:{out}", ".", upright=True)
+    assert report.ok and not report.notes
+    if orientation < 5:
+        said = convert_instance_maps(masks, images, tmp_path / "other.json").text()
+        assert ("note: 1 pictures have an EXIF orientation, which is ignored" in said) == (orientation != 1)
+        assert ("--exif apply" in said) == (orientation != 1) and "input.exif" not in said
+
+
+def test_a_mask_of_the_turned_pictures_size_says_what_to_do(turned, tmp_path):
+    images, masks, labels = turned(6)
+
+    def fails(words, **options):
+        with pytest.raises(UserError) as raised:
+            convert_instance_maps(masks, images, tmp_path / "out.json", **options)
+        assert str(raised.value).endswith(words) and type(raised.value) is UserError
+        assert not (tmp_path / "out.json").exists()
+
+    hint = " (its EXIF turns it: --exif apply follows that)"
+    fails(f"a.png is 4x6, but its picture is 6x4{hint}")
+    fails(f"a.png is 4x6, but its picture is 6x4{hint}", soft=True)
+    (masks / "a").mkdir()
+    (masks / "a.png").rename(masks / "a" / "0.png")
+    fails(f"0.png is 4x6, but its picture is 6x4{hint}")
+    _mat(masks / "a.mat", inst=labels, score=np.ones((1, 1)))
+    fails(f"a.mat has no variables of its picture's size 6x4{hint}")
+    fails(f"a.mat has no variable 'inst' of its picture's size; there are: none{hint}", variable="inst")
+    fails("a.mat has no variable 'score' of its picture's size; there are: none", variable="score")
+    convert_instance_maps(masks, images, tmp_path / "out.json", upright=True)
+    _assert_same(_masks_in(tmp_path / "out.json", "a.jpg"), labels, (5,))
+    (tmp_path / "out.json").unlink()
+    (masks / "a.mat").unlink()
+    Image.fromarray(labels).save(masks / "a.png")
+    Image.new("RGB", (6, 4)).save(images / "a.jpg")
+    fails("a.png is 4x6, but its picture is 6x4 (turned by 90 degrees, and its EXIF does not say so)")
+    Image.fromarray(labels.T).save(masks / "a.png")
+    assert "EXIF" not in convert_instance_maps(masks, images, tmp_path / "out.json").text()
+
+
+def test_a_quarter_turn_of_the_files_own_pixels_needs_no_note_and_that_of_a_square_does(turned, tmp_path):
+    images, masks, labels = turned(6)
+    Image.fromarray(labels.T).save(masks / "a.png")
+    assert "EXIF" not in convert_instance_maps(masks, images, tmp_path / "out.json").text()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 6)).save(images / "a.jpg", exif=exif)
+    Image.fromarray(np.eye(6, dtype=np.uint8)).save(masks / "a.png")
+    assert "note: 1 pictures" in convert_instance_maps(masks, images, tmp_path / "out.json").text()
+
+
+def test_exif_on_the_command_line(turned, tmp_path, monkeypatch, capsys):
+    images, masks, _ = turned(6)
+    out = tmp_path / "out.json"
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["jrdp", "data", "convert", str(masks), str(images), str(out), *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    assert run("--exif", "yes") == (2, "", "jrdp: error: --exif 'yes' is not ignore or apply\n")
+    code, _, error = run("--exif", "ignore")
+    assert code == 2 and error.endswith("(its EXIF turns it: --exif apply follows that)\n") and not out.exists()
+    code, said, _ = run("--exif", "apply")
+    assert code == 0 and "--set input.exif=apply" in said
+    assert json.loads(out.read_text())["images"] == [{"id": 1, "file_name": "a.jpg", "width": 4, "height": 6}]
 
 
 def test_bad_input_names_the_file_and_writes_nothing(folders, tmp_path):
