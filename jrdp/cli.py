@@ -142,7 +142,7 @@ def test(
     from jrdp.machine import runtime
     from jrdp.data.catalog import load_dataset
     from jrdp.engine.evaluate import Asked, batches_of, evaluate_datasets, records_of, refuse_others_results
-    from jrdp.engine.growing_file import refuse_unfinished
+    from jrdp.engine.growing_file import refuse_unfinished, weights_asked
     from jrdp.engine.weights import config_of
 
     refuse_unused_settings("test", settings)
@@ -157,9 +157,7 @@ def test(
             refuse_unfinished(path)
         if not path.exists():
             refuse_others_results(path.parent)
-    asked = Asked(
-        {"weights": [str(weights.resolve()), weights.stat().st_size], "config": chosen.model_dump(mode="json")}, resume
-    )
+    asked = Asked({"weights": weights_asked(weights), "config": chosen.model_dump(mode="json")}, resume)
     for note in filter(None, (dataset.note for _, dataset in test_sets)):
         print(note)
     jobs = min(jobs or 1, max(len(batches_of(dataset, chosen)) for _, dataset in test_sets))
@@ -194,7 +192,7 @@ def predict(
     A video gives NAME.mp4 (overlay) and NAME.json (the detections of every frame), in one process.
     """
     import jrdp
-    from jrdp.engine.growing_file import refuse_unfinished
+    from jrdp.engine.growing_file import refuse_unfinished, weights_asked
     from jrdp.engine.jobs import ModelSource, jobs_for
     from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, refuse_replacing, split_videos
     from jrdp.engine.predict import finishing_process, predict_files, tasks_of
@@ -216,7 +214,7 @@ def predict(
         print(f"nothing left to do for {len(pictures)} pictures: {out / 'predictions.json'}")
         pictures = []
     asked = {
-        "weights": [str(weights.resolve()), weights.stat().st_size if weights.is_file() else 0],
+        "weights": weights_asked(weights),
         "config": config.read_text(encoding="utf-8", errors="replace") if config and config.is_file() else None,
         "settings": list(settings),
         "threshold": threshold,

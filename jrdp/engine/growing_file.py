@@ -14,6 +14,15 @@ from jrdp.errors import UserError
 from jrdp.files import lock, parse_json, refuse_inputs
 
 
+def weights_asked(weights: Path) -> list:
+    """What a run records of the weights that it was asked for; all checkpoints of one network have the same size."""
+    try:
+        status = os.stat(weights)
+    except (OSError, ValueError):
+        return [os.path.realpath(weights), 0, 0]  # whoever reads it says what is wrong
+    return [os.path.realpath(weights), status.st_size, status.st_mtime_ns]
+
+
 class GrowingFile:
     """The file `path` of a run that was `asked` for these plain values; what is in it already is kept by `kept` only."""
 
