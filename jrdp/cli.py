@@ -189,9 +189,11 @@ def predict(
 ) -> None:
     """Find salient instances; writes predictions.json, NAME.png (overlay) and NAME_instances.png (index mask).
 
+    By predictions.asked.json, a digest of the request, --resume knows whether a finished run was asked the same.
     A video gives NAME.mp4 (overlay) and NAME.json (the detections of every frame), in one process.
     """
     import jrdp
+    from jrdp.engine.frame_record import video_asked, video_is_finished
     from jrdp.engine.growing_file import refuse_unfinished, weights_asked
     from jrdp.engine.jobs import ModelSource, jobs_for
     from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, refuse_replacing, split_videos
@@ -210,19 +212,19 @@ def predict(
     check_output_folder(named, sources, out)
     protect(*sources, weights, *([config] if config else []))
     tasks = tasks_of(pictures)
-    if resume and pictures and is_finished(out, tasks):
-        print(f"nothing left to do for {len(pictures)} pictures: {out / 'predictions.json'}")
-        pictures = []
     asked = {
         "weights": weights_asked(weights),
         "config": config.read_text(encoding="utf-8", errors="replace") if config and config.is_file() else None,
         "settings": list(settings),
         "threshold": threshold,
     }
+    if resume and pictures and is_finished(out, asked, tasks):
+        print(f"nothing left to do for {len(pictures)} pictures: {out / 'predictions.json'}")
+        pictures = []
     record = Record(out, asked, resume) if pictures else None
     names = output_names(
         [Path(f"camera_{video}") if isinstance(video, int) else video for video in videos],
-        taken=["predictions", "predictions.partial", *(task.name for task in tasks)],
+        taken=["predictions", "predictions.partial", "predictions.asked", *(task.name for task in tasks)],
     )
     if not resume:
         for name in ["predictions"] * bool(pictures) + names:
@@ -230,10 +232,11 @@ def predict(
     else:
         done = [
             name
-            for name in names
-            if all((out / f"{name}{suffix}").is_file() for suffix in (".mp4", ".json"))
-            and not (out / f"{name}.partial.jsonl").exists()
+            for video, name in zip(videos, names)
+            if video_is_finished(out, name, video_asked(video, threshold, asked), frames)
         ]
+        for name in done:
+            print(f"nothing left to do for the video {out / f'{name}.mp4'}")
         videos, names = [v for v, n in zip(videos, names) if n not in done], [n for n in names if n not in done]
     refuse_replacing(out, [task.name for task in tasks] if pictures else [], names)
     failed: List[str] = []
