@@ -103,7 +103,7 @@ def train(
 ) -> None:
     """Train; writes config.yaml, log.jsonl, curves.png, last and final weights, and the test results to OUT."""
     from jrdp.machine import runtime
-    from jrdp.config import load_config
+    from jrdp.config import load_config, start_from
 
     if seed is not None and any(setting.replace(" ", "").startswith("train.seed=") for setting in settings):
         raise UserError("--seed and --set train.seed are the same setting: give one of them")
@@ -118,7 +118,7 @@ def train(
     protect(*filter(None, (None if own else config, weights)))  # a run that goes on writes its configuration anew
     chosen = load_config(config, settings, base=base)
     if weights is not None:
-        chosen.train.weights = str(weights)
+        start_from(chosen, weights)
     if seed is not None:
         chosen.train.seed = seed
     runtime.start(device, seed=chosen.train.seed, tf32=chosen.train.tf32)

@@ -239,6 +239,15 @@ def test_settings_that_a_command_never_looks_at_are_refused(run, tmp_path, weigh
     assert not out.exists() and not (tmp_path / "x.onnx").exists()
 
 
+def test_start_weights_whose_name_is_no_text_are_one_line(run, tmp_path, weights):
+    name = tmp_path / os.fsdecode(b"w\xff.safetensors")
+    for there in (False, True):
+        if there:
+            name.write_bytes(weights.read_bytes())
+        refused(run("train", "--weights", name, "--out", tmp_path / "o"), "--weights", "w\\udcff", "not UTF-8", "rename the file")
+    assert not (tmp_path / "o").exists()
+
+
 def test_options_without_effect_are_refused(run, tmp_path, weights, sample):
     out = tmp_path / "o"
     predict = ("predict", "--weights", weights, "--out", out)
