@@ -107,7 +107,7 @@ def train(
 ) -> None:
     """Train; writes config.yaml, log.jsonl, curves.png, last and final weights, and the test results to OUT."""
     from jrdp.machine import runtime
-    from jrdp.config import load_config
+    from jrdp.config import load_config, start_from
 
     if seed is not None and any(setting.replace(" ", "").startswith("train.seed=") for setting in settings):
         raise UserError("--seed and --set train.seed are the same setting: give one of them")
@@ -122,7 +122,7 @@ def train(
     protect(*filter(None, (None if own else config, weights)))  # a run that goes on writes its configuration anew
     chosen = load_config(config, settings, base=base)
     if weights is not None:
-        chosen.train.weights = str(weights)
+        start_from(chosen, weights)
     if seed is not None:
         chosen.train.seed = seed
     runtime.start(device, seed=chosen.train.seed, tf32=chosen.train.tf32)
@@ -146,7 +146,7 @@ def test(
     from jrdp.machine import runtime
     from jrdp.data.catalog import load_dataset
     from jrdp.engine.evaluate import Asked, batches_of, evaluate_datasets, records_of, refuse_others_results
-    from jrdp.engine.growing_file import refuse_unfinished
+    from jrdp.engine.growing_file import refuse_unfinished, weights_asked
     from jrdp.engine.weights import config_of
 
     refuse_unused_settings("test", settings)
@@ -161,9 +161,7 @@ def test(
             refuse_unfinished(path)
         if not path.exists():
             refuse_others_results(path.parent)
-    asked = Asked(
-        {"weights": [str(weights.resolve()), weights.stat().st_size], "config": chosen.model_dump(mode="json")}, resume
-    )
+    asked = Asked({"weights": weights_asked(weights), "config": chosen.model_dump(mode="json")}, resume)
     for note in filter(None, (dataset.note for _, dataset in test_sets)):
         print(note)
     jobs = min(jobs or 1, max(len(batches_of(dataset, chosen)) for _, dataset in test_sets))
@@ -195,10 +193,12 @@ def predict(
 ) -> None:
     """Find salient instances; writes predictions.json, NAME.png (overlay) and NAME_instances.png (index mask).
 
+    By predictions.asked.json, a digest of the request, --resume knows whether a finished run was asked the same.
     A video gives NAME.mp4 (overlay) and NAME.json (the detections of every frame), in one process.
     """
     import jrdp
-    from jrdp.engine.growing_file import refuse_unfinished
+    from jrdp.engine.frame_record import video_asked, video_is_finished
+    from jrdp.engine.growing_file import refuse_unfinished, weights_asked
     from jrdp.engine.jobs import ModelSource, jobs_for
     from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, refuse_replacing, split_videos
     from jrdp.engine.predict import finishing_process, predict_files, tasks_of
@@ -216,19 +216,19 @@ def predict(
     check_output_folder(named, sources, out)
     protect(*sources, weights, *([config] if config else []))
     tasks = tasks_of(pictures)
-    if resume and pictures and is_finished(out, tasks):
-        print(f"nothing left to do for {len(pictures)} pictures: {out / 'predictions.json'}")
-        pictures = []
     asked = {
-        "weights": [str(weights.resolve()), weights.stat().st_size if weights.is_file() else 0],
+        "weights": weights_asked(weights),
         "config": config.read_text(encoding="utf-8", errors="replace") if config and config.is_file() else None,
         "settings": list(settings),
         "threshold": threshold,
     }
+    if resume and pictures and is_finished(out, asked, tasks):
+        print(f"nothing left to do for {len(pictures)} pictures: {out / 'predictions.json'}")
+        pictures = []
     record = Record(out, asked, resume) if pictures else None
     names = output_names(
         [Path(f"camera_{video}") if isinstance(video, int) else video for video in videos],
-        taken=["predictions", "predictions.partial", *(task.name for task in tasks)],
+        taken=["predictions", "predictions.partial", "predictions.asked", *(task.name for task in tasks)],
     )
     if not resume:
         for name in ["predictions"] * bool(pictures) + names:
@@ -236,10 +236,11 @@ def predict(
     else:
         done = [
             name
-            for name in names
-            if all((out / f"{name}{suffix}").is_file() for suffix in (".mp4", ".json"))
-            and not (out / f"{name}.partial.jsonl").exists()
+            for video, name in zip(videos, names)
+            if video_is_finished(out, name, video_asked(video, threshold, asked), frames)
         ]
+        for name in done:
+            print(f"nothing left to do for the video {out / f'{name}.mp4'}")
         videos, names = [v for v, n in zip(videos, names) if n not in done], [n for n in names if n not in done]
     refuse_replacing(out, [task.name for task in tasks] if pictures else [], names)
     failed: List[str] = []

@@ -295,6 +295,19 @@ def parse_config(values: dict, where: str) -> Config:
         raise UserError(f"config {where}: " + "; ".join(_explain(item) for item in error.errors())) from error
 
 
+def start_from(config: Config, weights: Path) -> None:
+    """Make `weights`, a path that was given beside the configuration, its `train.weights`. Raises `UserError`.
+
+    A file name may be bytes that are no text, which neither the configuration nor its YAML can hold.
+    """
+    try:
+        config.train.weights = str(weights)
+    except ValidationError as error:
+        raise UserError(
+            f"--weights {str(weights)!r}: that name is not UTF-8, so the configuration cannot hold it: rename the file"
+        ) from error
+
+
 def own_parts(model: ModelConfig) -> dict[str, str]:
     """The import paths in a configuration of the network, by their keys."""
     paths = {"model.backbone.name": model.backbone.name, "model.pyramid.enhancement": model.pyramid.enhancement}

@@ -13,7 +13,7 @@ import tempfile
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterable, Iterator
+from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, Tuple
 
 from jrdp.errors import UserError
 
@@ -24,7 +24,9 @@ except ImportError:  # not on every system; there are no locks there
 
 
 _made: list[Path] = []  # folders that this process has made, the outer ones first
-_inputs: dict[tuple[int, int], Path] = {}  # files that must stay as they are, by device and inode
+# Files that must stay as they are: by device and inode the absolute paths that led there, with what the user called them.
+_Inputs = Dict[Tuple[int, int], Dict[str, Path]]
+_inputs: _Inputs = {}
 
 
 def protect(*paths: str | Path) -> None:
@@ -35,27 +37,44 @@ def protect(*paths: str | Path) -> None:
     for path in paths:
         for follow in (True, False):
             with suppress(OSError, ValueError):
-                status = os.stat(path, follow_symlinks=follow)
-                _inputs[status.st_dev, status.st_ino] = Path(path)
+                absolute = str(Path(path).absolute())  # with its "..", which may stand behind a link
+                _inputs.setdefault(_identity(absolute, follow), {})[absolute] = Path(path)
 
 
 def protected_there() -> Callable[[], None]:
     """A picklable function that protects this process's inputs in the process that calls it."""
-    return partial(_inputs_there, dict(_inputs))
+    return partial(_inputs_there, {identity: dict(names) for identity, names in _inputs.items()})
 
 
-def _inputs_there(inputs: dict[tuple[int, int], Path]) -> None:
-    _inputs.update(inputs)
+def _inputs_there(inputs: _Inputs) -> None:
+    for identity, names in inputs.items():
+        _inputs.setdefault(identity, {}).update(names)
 
 
 def protected(path: str | Path) -> Path | None:
     """The input file that writing to `path` would replace, if there is one."""
     for follow in (True, False):
         with suppress(OSError, ValueError):
-            status = os.stat(path, follow_symlinks=follow)
-            if (status.st_dev, status.st_ino) in _inputs:
-                return _inputs[status.st_dev, status.st_ino]
+            identity = _identity(path, follow)
+            for absolute, given in list(_inputs.get(identity, {}).items()):
+                if _leads_to(absolute, identity):
+                    return given
+                # An editor saves by renaming a new file over the old one, whose number then goes to any other file.
+                _inputs[identity].pop(absolute, None)
     return None
+
+
+def _leads_to(path: str, identity: tuple[int, int]) -> bool:
+    for follow in (True, False):
+        with suppress(OSError, ValueError):
+            if _identity(path, follow) == identity:
+                return True
+    return False
+
+
+def _identity(path: str | Path, follow: bool) -> tuple[int, int]:
+    status = os.stat(path, follow_symlinks=follow)
+    return status.st_dev, status.st_ino
 
 
 def refuse_url(path: str | Path) -> None:

@@ -123,6 +123,38 @@ def test_inputs_are_not_replaced_under_any_of_their_names(tmp_path):
     write_bytes(tmp_path / "other.png", b"new")
 
 
+def test_the_number_of_an_input_that_was_saved_anew_is_free(tmp_path):
+    """Editors rename a new file over the old one; the file system then gives the old one's number to another file."""
+    config, result, saved = tmp_path / "my.yaml", tmp_path / "last.safetensors", tmp_path / "saved"
+    config.write_text("a: 1")
+    os.link(config, result)  # as if the number had been given away
+    protect(config)
+    saved.write_text("a: 2")
+    os.replace(saved, config)
+    check_target(result)
+    write_bytes(result, b"weights")
+    assert config.read_text() == "a: 2" and result.read_bytes() == b"weights"
+
+
+def test_an_input_named_in_several_ways_stays_protected_by_those_that_still_lead_to_it(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    photo = tmp_path / "in" / "photo.png"
+    photo.write_bytes(b"precious")
+    (tmp_path / "soft.png").symlink_to(photo)
+    monkeypatch.chdir(tmp_path / "in")
+    protect("../soft.png", "photo.png")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "soft.png").unlink()
+    for name in ("in/photo.png", "in/../in/photo.png", photo):
+        with pytest.raises(UserError, match="would replace the input photo.png"):
+            write_bytes(name, b"new")
+    protected_there = files.protected_there()
+    monkeypatch.setattr(files, "_inputs", {})
+    protected_there()  # in another process
+    with pytest.raises(UserError, match="would replace the input photo.png"):
+        write_bytes(photo, b"new")
+
+
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
     for name in (".last.safetensors.ab12_cd3", ".last.safetensors.short", ".other.safetensors.ab12_cd3", "last.safetensors"):
         (tmp_path / name).touch()

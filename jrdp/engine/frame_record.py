@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
-from jrdp.engine.growing_file import GrowingFile
+from jrdp.engine.growing_file import GrowingFile, digest_of, other_request, unknown_request
+from jrdp.files import parse_json
 
 
 class FrameRecord:
@@ -42,3 +45,44 @@ class FrameRecord:
         self._lines.close()
         if remove:
             self._lines.path.unlink(missing_ok=True)
+
+
+def video_asked(source: Path | int, threshold: float, asked: dict | None) -> dict:
+    """What a prediction of a video (a file, or a camera's index) has to share with the one that it continues."""
+    return {**(asked or {}), "video": _stamp(source), "threshold": threshold}
+
+
+def digest_of_video(asked: dict, frames: int | None) -> str:
+    """What `NAME.json` keeps of the request. A run may go on with other `frames`; a finished one is of other frames then."""
+    return digest_of({**asked, "frames": frames})
+
+
+def video_is_finished(out: Path, name: str, asked: dict, frames: int | None) -> bool:
+    """Whether an earlier run made `NAME.mp4` and `NAME.json` of the same request.
+
+    Raises:
+        UserError: where it was asked something else, or does not say what.
+    """
+    written = out / f"{name}.json"
+    if not (written.is_file() and (out / f"{name}.mp4").is_file()) or (out / f"{name}.partial.jsonl").exists():
+        return False
+    known = None
+    with suppress(OSError, ValueError, AttributeError), open(written, "rb") as stream:
+        head = stream.read(4096).partition(b', "results": [')[0]
+        known = parse_json(head + b"}").get("asked")
+    if known is None:
+        raise unknown_request(written)
+    if known != digest_of_video(asked, frames):
+        raise other_request("inputs, weights, settings, threshold or --frames", written)
+    return True
+
+
+def _stamp(source: Path | int) -> list:
+    """What changes when the video does; nothing for one that cannot be looked at."""
+    if isinstance(source, int):
+        return [source]
+    try:
+        status = os.stat(source)
+    except (OSError, ValueError):
+        return [str(source)]
+    return [str(source), status.st_size, status.st_mtime_ns]

@@ -5,6 +5,7 @@ First a line with what the run was asked for, then a JSON object a line. Memory 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,11 +15,42 @@ from jrdp.errors import UserError
 from jrdp.files import lock, parse_json, refuse_inputs
 
 
+def weights_asked(weights: Path) -> list:
+    """What a run records of the weights that it was asked for; all checkpoints of one network have the same size."""
+    try:
+        status = os.stat(weights)
+    except (OSError, ValueError):
+        return [os.path.realpath(weights), 0, 0]  # whoever reads it says what is wrong
+    return [os.path.realpath(weights), status.st_size, status.st_mtime_ns]
+
+
+def digest_of(asked: dict) -> str:
+    """What a finished run keeps of the plain values that it was asked for, to know the same request again."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def unknown_request(what: Path) -> UserError:
+    """For a `--resume` where `what` is finished and does not say what it was asked for."""
+    return UserError(
+        f"--resume, but {what} is finished and nothing says for which weights and settings (an older version of jrdp did "
+        "not): give another --out, or leave out --resume to do it anew"
+    )
+
+
+def other_request(asked: str, what: Path) -> UserError:
+    """For a `--resume` where `what` is finished and was asked something else."""
+    return UserError(
+        f"--resume with other {asked} than those of {what}, which is finished: give the same ones or another --out, or leave out "
+        "--resume to do it anew"
+    )
+
+
 class GrowingFile:
     """The file `path` of a run that was `asked` for these plain values; what is in it already is kept by `kept` only."""
 
     def __init__(self, path: Path, asked: dict):
         self.path = path
+        self.digest = digest_of(asked)
         self._header = json.dumps({"asked": asked}, sort_keys=True).encode() + b"\n"
         self._end = 0
         self._file: BinaryIO | None = None

@@ -15,6 +15,7 @@ from typing import Iterable
 from jrdp import png
 from jrdp.data.folders import pictures_in
 from jrdp.data.transforms import PICTURE_SUFFIXES
+from jrdp.engine.record import ASKED, SIGNS_OF_ASKED
 from jrdp.errors import UserError
 from jrdp.files import refuse_others, refuse_special
 
@@ -131,6 +132,8 @@ def refuse_replacing(out: Path, pictures: list[str], videos: list[str]) -> None:
     """Raise `UserError` where results by these names would replace in `out` what `jrdp predict` has not written."""
     if pictures and not (out / "predictions.partial.jsonl").exists() and not _is_empty_list(out / "predictions.json"):
         refuse_others(out, "predictions.json", [b'"file_name"', b'"segmentation"'])
+    if pictures:
+        refuse_others(out, ASKED, SIGNS_OF_ASKED)
     for name in pictures:
         for suffix in (".png", "_instances.png"):
             refuse_others(out, f"{name}{suffix}", [png.MADE_BY], within=4096)  # it stands before the pixels

@@ -72,7 +72,8 @@ def predict_files(
     """Predict `pictures`, `test.batch_size` at a time, and write to the folder `out`, which exists.
 
     `predictions.json` holds every detection as COCO results with `file_name`; `NAME.png` (overlay) and
-    `NAME_instances.png` (index mask) show those above `threshold`. A picture that cannot be read, or whose files
+    `NAME_instances.png` (index mask) show those above `threshold`; `predictions.asked.json` tells a later `--resume` what was
+    asked for. A picture that cannot be read, or whose files
     cannot be written, is reported on standard error and skipped. Pictures are read and resized ahead, and another process makes
     their files and run lengths while the network is at the next ones: that of `finish`, which `finishing_process` gives, so
     that it can start while the model is loaded; by default a new one.

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from jrdp import visualize
 from jrdp.data.rle import decode_mask
-from jrdp.engine.frame_record import FrameRecord
+from jrdp.engine.frame_record import FrameRecord, digest_of_video, video_asked
 from jrdp.engine.predict import coco_results
 from jrdp.engine.predictor import Prediction, SalientInstanceModel
 from jrdp.errors import UserError
@@ -43,7 +43,7 @@ def predict_video(
     """Predict every frame of a video (`source` a file) or a camera (`source` its index) and write to the folder `out`.
 
     `NAME.mp4` shows the instances above `threshold`; `NAME.json` holds `fps`, `size` and every detection of every frame
-    as COCO results whose `image_id` is the frame's number from 0. A camera runs until `frames`, or until interrupted.
+    as COCO results whose `image_id` is the frame's number from 0; its `asked` stands for the request. A camera runs until `frames`, or until interrupted.
     What is found is in `NAME.partial.jsonl` at once: with `resume`, frames that an ended run `asked` the same has left
     there are drawn again, but not predicted again. `complain` is told of a video that ends before its time.
 
@@ -61,13 +61,16 @@ def predict_video(
         first = next(video.pictures(1), None)
         if first is None:
             raise UserError(f"cannot read any frame of {video.what}: not a video, damaged, or in use by another program")
-        asked = {**(asked or {}), "video": _stamp(source), "threshold": threshold}
+        asked = video_asked(source, threshold, asked)
         with _record(out, name, asked, resume and not isinstance(source, int), video) as record:
-            return _predict(model, video, first, work / _VIDEO, out, name, threshold, frames, record, complain)
+            digest = digest_of_video(asked, frames)
+            return _predict(model, video, first, work / _VIDEO, out, name, threshold, frames, record, digest, complain)
 
 
-def _predict(model, video: _Video, first, unfinished: Path, out: Path, name: str, threshold, frames, record, complain) -> int:
-    """`predict_video` with the source opened; `unfinished` is where the video grows."""
+def _predict(
+    model, video: _Video, first, unfinished: Path, out: Path, name: str, threshold, frames, record, digest: str, complain
+) -> int:
+    """`predict_video` with the source opened; `unfinished` is where the video grows, `digest` stands for the request."""
     target, count, kept = out / f"{name}.mp4", 0, record.done
     size = first.shape[:2]
     writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), video.fps, (size[1], size[0]))
@@ -95,7 +98,8 @@ def _predict(model, video: _Video, first, unfinished: Path, out: Path, name: str
     written = _count_frames(unfinished)
     if written != count:  # OpenCV does not say so when the disk is full
         raise UserError(f"cannot write {target}: only {written} of its {count} frames could be stored (is the disk full?)")
-    detections = _write_results(out / f"{name}.json", {"fps": video.fps, "size": list(size), "frames": count}, record, count)
+    head = {"fps": video.fps, "size": list(size), "frames": count, "asked": digest}
+    detections = _write_results(out / f"{name}.json", head, record, count)
     unfinished.replace(target)
     speed = (count - min(kept, count)) / (time.monotonic() - started)
     print(f"{video.what}: {count} frames at {speed:.1f} frames/s, {detections} detections: {target}")
@@ -205,14 +209,6 @@ def _work_folder(out: Path, name: str) -> Iterator[Path]:
     finally:
         os.close(handle)
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _stamp(source: Path | int) -> list:
-    """What changes when the video does."""
-    if isinstance(source, int):
-        return [source]
-    status = os.stat(source)
-    return [str(source), status.st_size, status.st_mtime_ns]
 
 
 def _count_frames(path: Path) -> int:

@@ -106,7 +106,9 @@ def test_corrupt_picture_is_skipped_and_the_others_are_done(run, tmp_path, weigh
     code, error = run("predict", "--weights", weights, "--out", tmp_path / "o", folder, "--set", "input.min_size=64")
     assert code == 1
     assert "b.png" in error and "c.png" in error and "a.png" not in error
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.png", "a_instances.png", "predictions.json"]
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+        "a.png", "a_instances.png", "predictions.asked.json", "predictions.json"
+    ]
     results = json.loads((tmp_path / "o" / "predictions.json").read_text())
     assert results and {result["file_name"] for result in results} == {"a.png"}
 
@@ -237,6 +239,15 @@ def test_settings_that_a_command_never_looks_at_are_refused(run, tmp_path, weigh
     assert not out.exists() and not (tmp_path / "x.onnx").exists()
 
 
+def test_start_weights_whose_name_is_no_text_are_one_line(run, tmp_path, weights):
+    name = tmp_path / os.fsdecode(b"w\xff.safetensors")
+    for there in (False, True):
+        if there:
+            name.write_bytes(weights.read_bytes())
+        refused(run("train", "--weights", name, "--out", tmp_path / "o"), "--weights", "w\\udcff", "not UTF-8", "rename the file")
+    assert not (tmp_path / "o").exists()
+
+
 def test_options_without_effect_are_refused(run, tmp_path, weights, sample):
     out = tmp_path / "o"
     predict = ("predict", "--weights", weights, "--out", out)
@@ -326,7 +337,7 @@ def test_no_command_replaces_what_somebody_else_made(run, tmp_path, weights, sam
     write_clip(tmp_path / "clip.mp4", 2)
     model = ("--weights", weights, "--set", "input.min_size=64", "--device", "cpu")
     commands = {
-        ("predict", *model, picture): ("val_000.png", "val_000_instances.png", "predictions.json"),
+        ("predict", *model, picture): ("val_000.png", "val_000_instances.png", "predictions.json", "predictions.asked.json"),
         ("predict", *model, tmp_path / "clip.mp4"): ("clip.mp4", "clip.json"),
         ("test", *model, "--set", f"data.test=[{truth}]"): ("metrics.json", "bbox.json", "segm.json", "pr_curves.png"),
         ("data", "stats", truth): ("dataset_1.json", "dataset_1.png"),

@@ -109,7 +109,7 @@ def test_predict_writes_the_same_bytes_whatever_the_jobs(run, pools, sample, wei
     two = run(*common, "--out", tmp_path / "two", "--jobs", 2)
     assert len(pools[0]._workers) == 2
     written = files(tmp_path / "one")
-    assert len(written) == 11 and json.loads(written["predictions.json"])
+    assert len(written) == 12 and json.loads(written["predictions.json"])
     assert files(tmp_path / "two") == written
     for code, output, error in (one, two):
         assert code == 1 and output.startswith("5 of 6 pictures, "), error

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jrdp.engine.pictures import check_output_folder, list_pictures, output_names, split_videos, told_names
+from jrdp.engine.pictures import (
+    check_output_folder, list_pictures, output_names, refuse_replacing, split_videos, told_names
+)
 from jrdp.engine.predict import FINISHED_LATER, Outcome, collect, predict_files, tasks_of
-from jrdp.engine.record import NAME, Record, is_finished
+from jrdp.engine.record import ASKED, NAME, Record, is_finished
 from jrdp.errors import UserError
 from jrdp.masks import PastedMasks
 
@@ -133,13 +135,52 @@ def test_an_interrupted_run_is_continued(photos, tmp_path, capsys):
     assert "2 pictures are kept" in capsys.readouterr().err
     with open(out / NAME, "ab") as stream:
         stream.write(b'{"picture": "cut')  # as a kill leaves it
-    assert not is_finished(out, tasks_of(sorted(photos.iterdir())))
+    asked = {"weights": "w"}
+    assert not is_finished(out, asked, tasks_of(sorted(photos.iterdir())))
     with pytest.raises(UserError, match="other weights"):
         predict(photos, out, resume=True, asked="v")
     assert predict(photos, out, resume=True) == ["c.jpg"]
     assert (out / "predictions.json").read_bytes() == (whole / "predictions.json").read_bytes()
     assert [entry["image_id"] for entry in json.loads((out / "predictions.json").read_text())] == [1, 2, 3]
-    assert not (out / NAME).exists() and is_finished(out, tasks_of(sorted(photos.iterdir())))
+    assert not (out / NAME).exists() and is_finished(out, asked, tasks_of(sorted(photos.iterdir())))
+    assert (out / ASKED).read_bytes() == (whole / ASKED).read_bytes()
+
+
+def test_a_finished_run_is_only_one_that_was_asked_the_same(photos, tmp_path):
+    out, asked = tmp_path / "out", {"weights": "w"}
+    out.mkdir()
+    tasks = tasks_of(sorted(photos.iterdir()))
+    predict(photos, out)
+    assert is_finished(out, asked, tasks)
+    with pytest.raises(UserError, match="other weights, settings or threshold than those of .*predictions.json, which is finished"):
+        is_finished(out, {"weights": "v"}, tasks)
+    assert not is_finished(out, asked, tasks_of(sorted(photos.iterdir())[:2]))  # predictions.json has more
+    known = (out / ASKED).read_bytes()
+    (out / ASKED).unlink()  # as an older version left it
+    with pytest.raises(UserError, match="nothing says for which weights .* give another --out, or leave out --resume"):
+        is_finished(out, asked, tasks)
+    (out / ASKED).write_bytes(known)
+    (out / "predictions.json").write_text("[]")
+    assert not is_finished(out, asked, tasks)
+    predict(photos, out)
+    Image.fromarray(np.ones((9, 9, 3), np.uint8)).save(photos / "b.png")
+    assert not is_finished(out, asked, tasks)  # another picture by that name
+    predict(photos, out)
+    with pytest.raises(KeyboardInterrupt):
+        predict(photos, out, stop_at="c.jpg", asked="v")
+    (out / NAME).unlink()  # as the refusal of another request advises: now the files are of two runs
+    with pytest.raises(UserError, match="nothing says"):
+        is_finished(out, asked, tasks)
+
+
+def test_what_lies_where_the_request_goes_is_not_replaced(tmp_path):
+    for content in ("mine", None):
+        out = tmp_path / f"out-{content}"
+        out.mkdir()
+        (out / ASKED).write_text(content) if content else (out / ASKED).mkdir()
+        with pytest.raises(UserError, match=f"{ASKED}.*(not from an earlier run|it is a folder)"):
+            refuse_replacing(out, ["a"], [])
+            Record(out, {}, resume=False)
 
 
 def test_a_run_that_can_write_nothing_more_ends_and_keeps_what_is_done(tmp_path, capsys):

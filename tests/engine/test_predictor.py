@@ -162,7 +162,7 @@ def test_files_of_a_folder(model, golden, tmp_path):
     assert predict_files(model, pictures, tmp_path / "out", 0.2) == []
     names = {path.name for path in (tmp_path / "out").iterdir()}
     pictures = {f"{stem}{suffix}.png" for stem in ("a_480x320", "b_267x400") for suffix in ("", "_instances")}
-    assert names == {*pictures, "predictions.json"}
+    assert names == {*pictures, "predictions.json", "predictions.asked.json"}
     index = np.asarray(Image.open(tmp_path / "out" / "a_480x320_instances.png"))
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
     shown = [entry for entry in results if entry["file_name"] == "a_480x320.png" and entry["score"] > 0.2]
