@@ -10,6 +10,7 @@ from test_train_from_python import sample, settings, train  # noqa: F401 (a fixt
 import jrdp
 from jrdp.errors import UserError
 from jrdp.models.layers import Conv, relu
+from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import named_tensors
 
 BODY = "backbone.body."
@@ -108,3 +109,11 @@ def test_another_type_is_refused_in_one_line(run, tmp_path, sample, name, dtype,
     save_file({**kept, BODY + name: kept[BODY + name].astype(dtype)}, str(tmp_path / "other.safetensors"))
     with pytest.raises(UserError, match=told):
         jrdp.load(tmp_path / "other.safetensors", config=odd(sample, 1), device="cpu")
+
+
+def test_a_network_that_would_lose_something_is_not_trained(sample, tmp_path):  # noqa: F811
+    network = RDPNet(odd(sample, 1).model)
+    network.backbone.body.second.extra = Conv(8, 8, 1)
+    with pytest.raises(UserError, match=r"^the network given: Scaled\.extra is a module beside the layers"):
+        train(odd(sample, 1), tmp_path / "run", model=network)
+    assert not (tmp_path / "run").exists()
