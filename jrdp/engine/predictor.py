@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Mapping, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,7 @@ from jrdp.interchange.layout import shapes_of
 from jrdp.masks import PastedMasks
 from jrdp.models.layers import without_initial_weights
 from jrdp.models.rdpnet import RDPNet
-from jrdp.models.state import assign_state, named_tensors
+from jrdp.models.state import assign_state, named_tensors, tensor_dtypes
 from jrdp.ops import paste
 from jrdp.structures import Instances
 
@@ -157,7 +157,7 @@ def build(file: WeightFile, config: Config) -> SalientInstanceModel:
         UserError: if the file does not hold exactly the tensors of that network.
     """
     if predicts_fast(config):
-        engine = fast_network(_fitting(shapes_of(config.model), file), config)
+        engine = fast_network(_fitting(shapes_of(config.model), file, {}), config)
     else:
         engine = _filled(file, config)
     return SalientInstanceModel(engine, config, _ReadAgain(file.path, config))
@@ -183,12 +183,12 @@ def _filled(file: WeightFile, config: Config) -> RDPNet:
     with without_initial_weights():
         network = RDPNet(config.model)
     shapes = {name: tuple(value.shape) for name, value in named_tensors(network).items()}
-    assign_state(network, _fitting(shapes, file))
+    assign_state(network, _fitting(shapes, file, tensor_dtypes(network)))
     return network
 
 
-def _fitting(shapes: dict[str, tuple], file: WeightFile) -> dict[str, np.ndarray]:
-    tensors = interchange.match(shapes, file).tensors
+def _fitting(shapes: dict[str, tuple], file: WeightFile, dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
+    tensors = interchange.match(shapes, file, dtypes).tensors
     check_finite(tensors, file.path)
     return tensors
 

@@ -15,7 +15,7 @@ from jrdp.errors import UserError
 from jrdp.interchange import WeightFile
 from jrdp.interchange.published import locate
 from jrdp.models.layers import FrozenBatchNorm
-from jrdp.models.state import assign_state, named_tensors, tensor_info
+from jrdp.models.state import assign_state, named_tensors, tensor_dtypes, tensor_info
 from jrdp.structures import ImageBatch
 
 
@@ -49,13 +49,13 @@ def fill_partly(model, file: WeightFile, first_batch: Callable[[], ImageBatch]) 
         UserError: if it has nothing that fits.
     """
     tensors = named_tensors(model)
-    part = interchange.match_part({name: tuple(value.shape) for name, value in tensors.items()}, file)
+    part = interchange.match_part({name: tuple(value.shape) for name, value in tensors.items()}, file, tensor_dtypes(model))
     check_finite(part.tensors, file.path)
     assign_state(model, {**{name: value.numpy() for name, value in tensors.items()}, **part.tensors})
     lines = [f"starting from {file.path}: {len(part.tensors)} of the network's {len(tensors)} tensors are filled"]
     for what, names in (
         ("not filled, as the file has none of that name", part.missing),
-        ("not filled, as the file's is of another shape", part.misshaped),
+        ("not filled, as the file's is of another type or shape", part.misshaped),
         ("in the file and not used", part.unused),
     ):
         if names:
@@ -115,7 +115,7 @@ def initialise(model, file: WeightFile) -> str:
     tensors = named_tensors(model)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     with _advice():
-        matched = interchange.match(expected_tensors(shapes, file), file)
+        matched = interchange.match(expected_tensors(shapes, file), file, tensor_dtypes(model))
     check_finite(matched.tensors, file.path)
     assign_state(model, {**{name: value.numpy() for name, value in tensors.items()}, **matched.tensors})
     what = "the backbone" if is_backbone_only(file) else "all weights"

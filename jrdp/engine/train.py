@@ -35,6 +35,7 @@ from jrdp.engine.validation import Best, better, validate
 from jrdp.errors import UserError
 from jrdp.files import write_text
 from jrdp.interchange import WeightFile
+from jrdp.models.own_parts import refuse_hidden
 from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import assign_state, named_tensors, trainable_parameters
 from jrdp.structures import ImageBatch
@@ -71,6 +72,8 @@ def train(
     if dataset is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"train": [GIVEN]})})
         dataset = dataset if hasattr(dataset, "example") else _own_dataset(dataset, config)
+    if isinstance(model, nn.Module):
+        refuse_hidden("the network given", model)
     if isinstance(model, RDPNet):
         refuse_another_network(model, config)
     with run_lock(out, resume):

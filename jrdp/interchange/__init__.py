@@ -1,7 +1,7 @@
 """Weights in and out, as dictionaries of NumPy arrays: no torch, no Jittor, and no unpickling of what a file asks for.
 
     file = interchange.read("r50_isod.pth")               # any format; UserError for what is no checkpoint
-    matched = interchange.match({name: shape, ...}, file)  # strict; matched.tensors: float32, every name exactly once
+    matched = interchange.match({name: shape, ...}, file)  # strict; matched.tensors: every name exactly once
     interchange.write("r50_isod.safetensors", file)
     print(interchange.convert("r50_isod.pth", "r50_isod.safetensors"))
 """

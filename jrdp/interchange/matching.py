@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Mapping, Optional
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from jrdp.errors import UserError
 from jrdp.interchange.backbones import Row
 from jrdp.interchange.layout import LAST_SCALE, likeness
-from jrdp.interchange.tensors import FLOATS, Tensor, as_float32, dtype_name
+from jrdp.interchange.tensors import FLOATS, Tensor, as_type, dtype_name, fits_type
 from jrdp.interchange.weight_file import WeightFile
 
 _SHOWN = 3
@@ -22,8 +23,8 @@ class Matched:
     """A file's tensors that fit a network.
 
     Attributes:
-        tensors: every expected name -> float32 array of the expected shape, in the expected order (bfloat16 and float16
-            widened exactly, float64 rounded).
+        tensors: every expected name -> array of the expected shape and type, in the expected order (to float32,
+            bfloat16 and float16 are widened exactly, float64 is rounded).
         exact: the same with the file's own element types, for writing to another file.
         rows: one for each tensor, for `jrdp convert` to print; first those on the written list of exceptions.
     """
@@ -33,8 +34,11 @@ class Matched:
     rows: list[Row]
 
 
-def match(expected: Mapping[str, tuple], file: WeightFile) -> Matched:
+def match(expected: Mapping[str, tuple], file: WeightFile, dtypes: Mapping[str, str] = MappingProxyType({})) -> Matched:
     """Fit `file` to `expected` (name -> shape), or say why it does not fit.
+
+    dtypes: the element types of those expected tensors that are not float32. A floating-point one takes any floating-point
+        type of the file, another only the same.
 
     The exceptions, all of them: batch norm's `num_batches_tracked`; the ImageNet classifier and the training
     state's blobs in a backbone file; `rpn.head.scales.5.scale`, which the released code stores and never uses, may be
@@ -57,29 +61,30 @@ def match(expected: Mapping[str, tuple], file: WeightFile) -> Matched:
             rows.append(Row(name, None, tuple(tensor.shape), dtype_name(tensor), f"left out: {reason}"))
     missing = [name for name in shapes if name not in file.tensors and name != LAST_SCALE]
     misshaped = [name for name in shapes if name in file.tensors and tuple(file.tensors[name].shape) != shapes[name]]
-    not_float = [name for name in shapes if name in file.tensors and dtype_name(file.tensors[name]) not in FLOATS]
-    if missing or unexpected or misshaped or not_float:
-        raise UserError(_explain(shapes, file, missing, unexpected, misshaped, not_float))
+    wanted = {name: dtypes.get(name, "float32") for name in shapes}
+    mistyped = {name: wanted[name] for name in shapes if name in file.tensors and not fits_type(file.tensors[name], wanted[name])}
+    if missing or unexpected or misshaped or mistyped:
+        raise UserError(_explain(shapes, file, missing, unexpected, misshaped, mistyped))
     exact = {name: file.tensors[name] if name in file.tensors else np.ones(shape, np.float32) for name, shape in shapes.items()}
     told = {row.target: (row.source, row.note) for row in file.rows}
     for name, shape in shapes.items():
         untold = (name, "") if name in file.tensors else (None, "1: absent in the file, never used")
         source, note = told.get(name, untold)
         rows.append(Row(source, name, shape, dtype_name(exact[name]), note))
-    return Matched({name: as_float32(tensor) for name, tensor in exact.items()}, exact, rows)
+    return Matched({name: as_type(tensor, wanted[name]) for name, tensor in exact.items()}, exact, rows)
 
 
 @dataclass
 class Part:
-    """What `match_part` found: tensors float32 by name, and the names that found no partner."""
+    """What `match_part` found: tensors by name, in the network's types, and the names that found no partner."""
 
     tensors: dict[str, np.ndarray]
     missing: list[str]  # of the network: the file has none of that name
-    misshaped: list[str]  # of the network: the file's has another shape, or no floating-point numbers
+    misshaped: list[str]  # of the network: the file's has another shape or type (`match`)
     unused: list[str]  # of the file
 
 
-def match_part(expected: Mapping[str, tuple], file: WeightFile) -> Part:
+def match_part(expected: Mapping[str, tuple], file: WeightFile, dtypes: Mapping[str, str] = MappingProxyType({})) -> Part:
     """The tensors of `file` that have a name and shape of `expected`, whatever else there is on either side.
 
     Raises:
@@ -87,9 +92,11 @@ def match_part(expected: Mapping[str, tuple], file: WeightFile) -> Part:
     """
     shapes = {name: tuple(shape) for name, shape in expected.items()}
     fits = {
-        name: as_float32(file.tensors[name])
+        name: as_type(file.tensors[name], dtypes.get(name, "float32"))
         for name, shape in shapes.items()
-        if name in file.tensors and tuple(file.tensors[name].shape) == shape and dtype_name(file.tensors[name]) in FLOATS
+        if name in file.tensors
+        and tuple(file.tensors[name].shape) == shape
+        and fits_type(file.tensors[name], dtypes.get(name, "float32"))
     }
     if not fits:
         raise UserError(f"{file.path or 'the weights'}: no tensor has the name and shape of one of the network's; it looks like {file.likeness}")
@@ -115,7 +122,7 @@ def _explain(
     missing: list[str],
     unexpected: list[str],
     misshaped: list[str],
-    not_float: list[str],
+    mistyped: dict[str, str],
 ) -> str:
     where = str(file.path) if file.path is not None else "the weights"
     found = file.likeness
@@ -133,6 +140,10 @@ def _explain(
     if misshaped:
         stored = {name: _shape(file.tensors[name].shape) for name in misshaped}
         parts.append(_some("mis-shaped", misshaped, lambda name: f" is {stored[name]}, not {_shape(shapes[name])}"))
+    not_float = [name for name, dtype in mistyped.items() if dtype in FLOATS]
+    other_type = [name for name in mistyped if name not in not_float]
+    if other_type:
+        parts.append(_some("of another type", other_type, lambda name: f" is {dtype_name(file.tensors[name])}, not {mistyped[name]}"))
     if not_float:
         parts.append(_some("not floating-point", not_float, lambda name: f" is {dtype_name(file.tensors[name])}"))
     same = str(found) == str(wanted)

@@ -47,7 +47,8 @@ NUMPY_TYPES = {
     "bool": np.dtype("?"),
 }
 
-FLOATS = ("float64", "float32", "float16", "bfloat16")  # of these a network's tensors may be
+FLOATS = ("float64", "float32", "float16", "bfloat16")  # any of these fills a network's floating-point tensor
+HALVES = ("float16", "bfloat16")  # those that float32 holds exactly
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -76,6 +77,18 @@ def as_float32(tensor: Tensor) -> np.ndarray:
     if isinstance(tensor, BFloat16):
         return tensor.float32()
     return np.ascontiguousarray(tensor, dtype=np.float32).reshape(tensor.shape)
+
+
+def as_type(tensor: Tensor, dtype: str) -> np.ndarray:
+    """Values in the element type of a network's tensor; whoever calls has checked that `fits_type`."""
+    if isinstance(tensor, BFloat16):
+        tensor = tensor.float32()
+    return np.ascontiguousarray(tensor, dtype=NUMPY_TYPES[dtype]).reshape(tensor.shape)
+
+
+def fits_type(tensor: Tensor, dtype: str) -> bool:
+    """Whether `tensor` may fill one of a network's that is `dtype`: any floating-point type another, integers the same."""
+    return dtype_name(tensor) == dtype or (dtype in FLOATS and dtype_name(tensor) in FLOATS)
 
 
 class Budget:

@@ -20,7 +20,7 @@ from jrdp.interchange.pytorch_read import MAGIC_NUMBER, read_legacy, read_zip
 from jrdp.interchange.pytorch_write import write_legacy, write_zip
 from jrdp.interchange.safetensors_file import header_length, read_safetensors, write_safetensors
 from jrdp.interchange.state_dict import find_weights, without_prefixes
-from jrdp.interchange.tensors import FLOATS, BFloat16, FormatError, Tensor, as_float32, dtype_name
+from jrdp.interchange.tensors import HALVES, BFloat16, FormatError, Tensor, as_float32, dtype_name
 
 SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
 
@@ -62,8 +62,8 @@ class WeightFile:
         return likeness({name: tuple(tensor.shape) for name, tensor in self.tensors.items()})
 
     def in_float32(self) -> WeightFile:
-        """The same with every floating-point tensor as the float32 array that a network is given; others as they are."""
-        floats = {name: as_float32(tensor) for name, tensor in self.tensors.items() if dtype_name(tensor) in FLOATS}
+        """The same with float16 and bfloat16 as float32, which changes no value; the rest, as the network wants it, later."""
+        floats = {name: as_float32(tensor) for name, tensor in self.tensors.items() if dtype_name(tensor) in HALVES}
         return replace(self, tensors={**self.tensors, **floats})
 
 

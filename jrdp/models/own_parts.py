@@ -15,10 +15,13 @@ from jittor import nn
 
 from jrdp.errors import UserError
 from jrdp.import_path import explained, import_object
+from jrdp.interchange.tensors import NUMPY_TYPES
 from jrdp.models.shapes import BODY_STRIDES, LEVELS, PYRAMID_CHANNELS, STRIDES
+from jrdp.models.state import held_tensors, tensor_dtypes
 
 _SIZE = (64, 96)  # of the picture that the checks think of
 _MAPS = ("C3", "C4", "C5")
+_STORED = [dtype for dtype in NUMPY_TYPES if dtype != "bfloat16"]  # NumPy, by which tensors are written, has no such type
 
 
 def own_class(path: str, key: str, base: type) -> type:
@@ -62,18 +65,48 @@ def _trial(part: nn.Module) -> Iterator[None]:
     set_training(modal, True)
 
 
-def _refuse_hidden_modules(key: str, path: str, part: nn.Module) -> None:
-    """Neither Jittor nor we look into plain lists and dictionaries: what they hold would be neither trained nor saved."""
-    for module in part.modules():
+def refuse_hidden(what: str, part: nn.Module) -> None:
+    """Raise `UserError` for what neither Jittor nor we find or can store: it would be neither trained nor saved.
+
+    Jittor looks into modules, `nn.Sequential` and `nn.ParameterList`, not into plain lists and dictionaries; what is in one
+    of those too is found where it is an attribute.
+    """
+    try:
+        modules = part.modules()
+    except RecursionError as error:
+        raise UserError(f"{what}: {type(part).__name__} holds a module that holds it in turn, without end") from error
+    found = {id(member) for member in (*modules, *held_tensors(part))}
+    for module in modules:
         for name, value in vars(module).items():
-            members = value.values() if isinstance(value, dict) else value
-            if name == "layers" or not isinstance(value, (list, tuple, dict)):
-                continue  # `layers` is where nn.Sequential keeps its own
-            if any(isinstance(member, (nn.Module, jt.Var)) for member in members):
-                raise UserError(
-                    f"{key}: {path}: {type(module).__name__}.{name} is a {type(value).__name__} of modules, which would be "
-                    "neither trained nor saved: use nn.Sequential"
-                )
+            hidden = next((member for member in _within(value) if id(member) not in found), None)
+            if hidden is not None:
+                raise UserError(f"{what}: {type(module).__name__}.{name} {_hidden(module, value, hidden)}")
+    for name, dtype in tensor_dtypes(part).items():
+        if dtype not in _STORED:
+            raise UserError(f"{what}: its tensor {name} is {dtype}, which weight files do not hold; use one of {', '.join(_STORED)}")
+
+
+def _within(value: object, depth: int = 4) -> Iterator[object]:
+    """The modules and tensors in a value: itself, or those in lists, tuples, sets and dictionaries, also nested."""
+    if isinstance(value, (nn.Module, jt.Var)):
+        yield value
+    elif isinstance(value, (list, tuple, set, frozenset, dict)) and depth:
+        for member in value.values() if isinstance(value, dict) else value:
+            yield from _within(member, depth - 1)
+
+
+def _hidden(module: nn.Module, value: object, hidden: object) -> str:
+    lost = "which would be neither trained nor saved"
+    if isinstance(value, nn.Module):  # only those of an nn.Sequential are not found
+        return f"is a module beside the layers of an nn.Sequential, {lost}: derive {type(module).__name__} from nn.Module"
+    if isinstance(value, jt.Var):
+        return f"is a tensor beside those in an nn.ParameterList, {lost}: derive {type(module).__name__} from nn.Module"
+    if isinstance(hidden, nn.Module):
+        return f"is a {type(value).__name__} of modules, {lost}: use nn.Sequential"
+    return (
+        f"is a {type(value).__name__} of tensors, {lost}: use nn.ParameterList, or for a constant an attribute whose name "
+        "begins with an underscore"
+    )
 
 
 def make_backbone(path: str, freeze_at: int) -> nn.Module:
@@ -86,7 +119,7 @@ def make_backbone(path: str, freeze_at: int) -> nn.Module:
     backbone_class = own_class(path, key, nn.Module)
     with named(key, path, f"{backbone_class.__name__}(freeze_at={freeze_at})"):
         body = backbone_class(freeze_at=freeze_at)
-    _refuse_hidden_modules(key, path, body)
+    refuse_hidden(f"{key}: {path}", body)
     channels = getattr(body, "out_channels", None)
     if not isinstance(channels, (tuple, list)) or len(channels) < 3 or not all(type(c) is int and c > 0 for c in channels):
         raise UserError(
@@ -115,7 +148,7 @@ def make_pyramid(path: str, base: type, in_channels: Sequence[int], **options) -
         raise UserError(f"{key}: {path} has no method enhance(levels): it would be the plain {base.__name__}, which is called none")
     with named(key, path, f"{pyramid_class.__name__}(...)"):
         pyramid = pyramid_class(in_channels, **options)
-    _refuse_hidden_modules(key, path, pyramid)
+    refuse_hidden(f"{key}: {path}", pyramid)
     maps = [jt.zeros((1, c, _SIZE[0] // s, _SIZE[1] // s)) for c, s in zip(in_channels, BODY_STRIDES[-3:])]
     with named(key, path, "enhance"), _trial(pyramid):
         levels = pyramid(*maps)

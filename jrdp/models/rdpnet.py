@@ -30,7 +30,7 @@ from jrdp.models.mask_decoder import MaskHead
 from jrdp.models.own_parts import modal_parts, set_training, takes_stages
 from jrdp.models.pyramid import build_pyramid
 from jrdp.models.shapes import SALIENT, STRIDES
-from jrdp.models.state import named_tensors
+from jrdp.models.state import held_tensors
 from jrdp.models.transfer import fetch, made_on_host
 from jrdp.structures import ImageBatch, Instances, Targets, check_targets
 
@@ -84,7 +84,7 @@ class RDPNet(nn.Module):
             self.backbone = Backbone(body, fpn)
             self.rpn = Rpn(FcosHead(fpn.channels, config.fcos.channels))
             self.roi_heads = RoiHeads(MaskHead(fpn.channels, config.mask.head))
-            made += named_tensors(self).values()
+            made += held_tensors(self)
 
     def execute(
         self,

@@ -59,7 +59,7 @@ def test_types_are_widened_for_the_model_and_kept_for_conversion():
     assert [row.dtype for row in matched.rows] == ["bfloat16", "float64", "float16"]
 
 
-def test_floats_are_widened_beforehand_and_nothing_else():
+def test_halves_are_widened_beforehand_and_nothing_else():
     tensors = {
         "half": np.array([0.1, 65504], np.float16),
         "bfloat16": BFloat16(np.array([0x3F80, 0x7F7F], np.uint16)),
@@ -70,8 +70,9 @@ def test_floats_are_widened_beforehand_and_nothing_else():
     file = WeightFile(dict(tensors), path="a.pth", iteration=7)
     wide = file.in_float32()
     assert wide.path == "a.pth" and wide.iteration == 7 and list(wide.tensors) == list(tensors)
-    assert wide.tensors["integer"] is tensors["integer"]  # stays to be refused
-    for name in ("half", "bfloat16", "float32", "double"):
+    for name in ("integer", "double"):  # the network may have the same type
+        assert wide.tensors[name] is tensors[name]
+    for name in ("half", "bfloat16", "float32"):
         assert wide.tensors[name].dtype == np.float32
         np.testing.assert_array_equal(wide.tensors[name], as_float32(tensors[name]))
     assert file.tensors == tensors
@@ -109,6 +110,23 @@ def test_missing_unexpected_and_misshaped_are_named_with_the_nearest(weights):
 def test_integers_are_not_weights(weights):
     source = {**weights, "rpn.head.cls_logits.bias": np.zeros(1, np.int64)}
     assert "1 not floating-point (rpn.head.cls_logits.bias is int64)" in misfit(network(), file_of(source))
+
+
+def test_a_network_with_integers_takes_the_same_integers_alone():
+    expected, dtypes = {"index": (2,), "wide": (2,), "scale": (2,)}, {"index": "int32", "wide": "float64", "scale": "float32"}
+    given = {"index": np.array([1, 2**24 + 1], np.int32), "wide": np.array([0.1, 3]), "scale": np.array([0.1, 3], np.float16)}
+    matched = interchange.match(expected, file_of(given), dtypes)
+    assert {name: str(tensor.dtype) for name, tensor in matched.tensors.items()} == dtypes
+    assert all(np.array_equal(matched.tensors[name], given[name]) for name in expected)
+    part = interchange.match_part(expected, file_of({"index": given["index"]}), dtypes)
+    assert part.tensors["index"].dtype == np.int32 and part.missing == ["wide", "scale"]
+    for other in (np.int64, np.float32, bool):
+        odd = file_of({**given, "index": given["index"].astype(other)})
+        with pytest.raises(UserError, match=rf"1 of another type \(index is {np.dtype(other)}, not int32\); both look"):
+            interchange.match(expected, odd, dtypes)
+        assert interchange.match_part(expected, odd, dtypes).misshaped == ["index"]
+    with pytest.raises(UserError, match=r"1 not floating-point \(scale is int32\)"):
+        interchange.match(expected, file_of({**given, "scale": given["index"]}), dtypes)
 
 
 @pytest.mark.parametrize(
