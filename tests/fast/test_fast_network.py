@@ -203,6 +203,14 @@ def test_maps_that_overflow_are_refused(seeded, name, fault, dtype):
             engine.detect(batch)
 
 
+@pytest.mark.filterwarnings("error")
+def test_infinite_distances_are_refused_without_a_warning(seeded):
+    tensors = dict(seeded("r50"))
+    tensors["rpn.head.bbox_pred.bias"] = np.full(4, 100, np.float32)
+    with pytest.raises(UserError, match=r"are not finite \(distances at P3\)"):
+        FastNetwork(tensors, ModelConfig()).detect(noise_batch((32, 64)))
+
+
 @pytest.mark.parametrize("name, factor", [
     ("rpn.head.cls_tower.0.weight", 1e19), ("rpn.head.bbox_tower.3.weight", 1e32),
     ("backbone.fpn.fpn_inner2.weight", 1e32), ("roi_heads.mask.feature_extractor.inner_maskdecoder_1.0.weight", 1e25),
