@@ -294,7 +294,8 @@ class _Head:
             cls, box = to_nchw(cls.numpy()[..., :2]), to_nchw(box.numpy()[..., :4])
             logits.append(cls[:, :1])
             centerness.append(cls[:, 1:])
-            distances.append(np.exp(np.float32(scale) * box))
+            with np.errstate(over="ignore"):  # an infinite distance is refused by name, without NumPy's warning before it
+                distances.append(np.exp(np.float32(scale) * box))
         return logits, distances, centerness
 
 

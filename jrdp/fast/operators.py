@@ -22,6 +22,11 @@ from jrdp.machine.headers import stable_headers
 KERNELS = stable_headers(Path(__file__).resolve().parent / "kernels")
 MAX_FINER = 4  # maps that `resize_concat` takes besides the level itself
 
+# Jittor compiles with -Ofast, where the compiler may take it that nothing is infinite or NaN, so that a comparison decides
+# as it likes about what is. For the kernels that compare numbers of maps; the others carry these by what they add and
+# multiply, and keep -Ofast whole, without which exp would not be vectorised. The flag comes after Jittor's own.
+CARRY = "-fno-finite-math-only "
+
 
 class ConvShape(NamedTuple):
     """Input `[n, h, w, in_channels]`; everything that oneDNN chooses an implementation by."""
@@ -225,7 +230,7 @@ else
 
 
 def _winograd(out_shape: tuple, inputs: list, **numbers: int) -> jt.Var:
-    return run_kernel("winograd.h", _WINOGRAD_SOURCE, out_shape, inputs, numbers)
+    return run_kernel("winograd.h", _WINOGRAD_SOURCE, out_shape, inputs, numbers, CARRY)
 
 
 def winograd_pack(weights: np.ndarray) -> jt.Var:
@@ -254,9 +259,12 @@ jrdp_fast::group_norm(in0_p, in1_p, in2_p, in0_shape0, in0_shape1 * in0_shape2, 
 def group_norm(
     x: jt.Var, weight: jt.Var, bias: jt.Var, groups: int, eps: float, relu: bool, dtype: str = "float32"
 ) -> jt.Var:
-    """Group norm of `[N, H, W, C]`, float32, over pixels and C / groups channels, then ReLU if asked; kept as `dtype`."""
+    """Group norm of `[N, H, W, C]`, float32, over pixels and C / groups channels, then ReLU if asked; kept as `dtype`.
+
+    A group that holds what is infinite or NaN becomes NaN.
+    """
     numbers = {"groups": groups, "eps": eps, "relu": relu}
-    return run_kernel("group_norm.h", _GROUP_NORM_SOURCE, x.shape, [x, weight, bias], numbers, dtype=dtype)
+    return run_kernel("group_norm.h", _GROUP_NORM_SOURCE, x.shape, [x, weight, bias], numbers, CARRY, dtype)
 
 
 _POOL_SOURCE = "jrdp_fast::max_pool(in0_p, in0_shape0, in0_shape1, in0_shape2, in0_shape3, out_p);"

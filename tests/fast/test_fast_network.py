@@ -185,6 +185,47 @@ def test_answers_that_are_no_numbers_are_refused(seeded, name, fault):
     assert not all(np.isfinite(loss.item()) for loss in plain.losses(batch, targets).values()) or fault == "distances at P7"
 
 
+@pytest.mark.parametrize("name, fault, dtype", [
+    ("rpn.head.cls_tower.3.weight", "classification at P3", "float32"),
+    ("rpn.head.bbox_tower.0.weight", "distances at P3", "bfloat16"),
+    ("roi_heads.mask.feature_extractor.inner_maskdecoder_1.0.weight", "masks", "float32"),
+    ("roi_heads.mask.feature_extractor.conv_maskdecoder_2.0.weight", "masks", "bfloat16"),
+])  # fmt: skip
+def test_maps_that_overflow_are_refused(seeded, name, fault, dtype):
+    """Weights of a training that diverged: finite, but a map before a norm and a ReLU is not."""
+    tensors = dict(seeded("r50"))
+    largest = np.abs(tensors[name]).max()
+    tensors[name] = (tensors[name] / largest) * np.float32(3e38)
+    plain, batch = RDPNet(ModelConfig()), noise_batch((64, 96))
+    assign_state(plain, tensors)
+    for engine in (plain, FastNetwork(tensors, ModelConfig(), dtype=dtype)):
+        with pytest.raises(UserError, match=rf"^the network's answers for image 0 are not finite \({fault}\)"):
+            engine.detect(batch)
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_distances_are_refused_without_a_warning(seeded):
+    tensors = dict(seeded("r50"))
+    tensors["rpn.head.bbox_pred.bias"] = np.full(4, 100, np.float32)
+    with pytest.raises(UserError, match=r"are not finite \(distances at P3\)"):
+        FastNetwork(tensors, ModelConfig()).detect(noise_batch((32, 64)))
+
+
+@pytest.mark.parametrize("name, factor", [
+    ("rpn.head.cls_tower.0.weight", 1e19), ("rpn.head.bbox_tower.3.weight", 1e32),
+    ("backbone.fpn.fpn_inner2.weight", 1e32), ("roi_heads.mask.feature_extractor.inner_maskdecoder_1.0.weight", 1e25),
+])  # fmt: skip
+def test_maps_of_large_numbers_equal_the_plain_network(seeded, name, factor):
+    """Numbers whose squares no float32 holds, before a norm that makes them small again."""
+    tensors = dict(seeded("r50"))
+    tensors[name] = tensors[name] * np.float32(factor)
+    plain, batch = RDPNet(ModelConfig()), noise_batch((64, 96))
+    assign_state(plain, tensors)
+    wanted = plain.detect(batch)
+    assert len(wanted[0]) > 2
+    assert_same(FastNetwork(tensors, ModelConfig()).detect(batch), wanted)
+
+
 def test_no_detection_at_all(r50, monkeypatch):
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     monkeypatch.setattr(fast_network, "decode", lambda *answers: [nothing, nothing])

@@ -9,6 +9,7 @@ import pytest
 
 from jrdp.fast import operators
 from jrdp.fast.layers import Convolution, fold_batch_norm
+from jrdp.ops import group_norm as plain_group_norm
 
 RNG = np.random.default_rng(7)
 
@@ -94,6 +95,19 @@ def test_winograd_is_used_and_agrees_with_the_direct_convolution(n, h, w, c, o, 
     assert relative(found, np.maximum(convolve(x, weight, bias, 1, 1), 0)) < 5e-6
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("broken", [np.nan, -np.nan, np.inf, -np.inf])
+def test_winograd_carries_what_is_not_a_number(broken, relu):
+    """Its transforms subtract infinities from each other; what a ReLU lets through of that is not zero."""
+    weight, bias, x = normal(32, 32, 3, 3), normal(32), normal(1, 16, 24, 32)
+    packed = operators.winograd_pack(weight)
+    whole = operators.winograd(jt.array(x), packed, jt.array(bias), relu).numpy()
+    x[0, 5, 9, 3] = broken
+    found = operators.winograd(jt.array(x), packed, jt.array(bias), relu).numpy()
+    assert np.isnan(found[0, 4:7, 8:11]).all()
+    np.testing.assert_array_equal(found[0, 8:], whole[0, 8:])  # other tiles
+
+
 def test_maps_that_do_not_fit_are_refused():
     layer = Convolution(normal(32, 16, 1, 1), None)
     with pytest.raises(ValueError, match="takes 16 channels, not 32"):
@@ -172,6 +186,39 @@ def test_group_norm_with_a_mean_far_above_the_spread():
     assert relative(found, wanted) < 1e-4  # E[x^2] - E[x]^2 in float32 is off by far more than its own size
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("broken", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("n, h, w, c", [(2, 9, 14, 128), (9, 4, 4, 64)])
+def test_group_norm_carries_what_is_not_finite_as_the_plain_one(n, h, w, c, broken, relu, dtype):
+    x, weight, bias = normal(n, h, w, c), normal(c), normal(c)
+    arrays = [jt.array(weight), jt.array(bias)]
+    whole = operators.group_norm(jt.array(x), *arrays, 32, 1e-5, relu, dtype).float32().numpy()
+    x[1, h // 2, w // 2, c - 3] = broken
+    found = operators.group_norm(jt.array(x), *arrays, 32, 1e-5, relu, dtype).float32().numpy()
+    plain = plain_group_norm(jt.array(x.transpose(0, 3, 1, 2)), *arrays, 32, 1e-5, relu=relu).numpy()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(plain.transpose(0, 2, 3, 1)))
+    first = (c - 3) // (c // 32) * (c // 32)
+    assert np.isnan(found[1, :, :, first : first + c // 32]).all() and np.isnan(found).sum() == h * w * c // 32
+    np.testing.assert_array_equal(found[~np.isnan(found)], whole[~np.isnan(found)])
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("size", [1e18, 1e19, 1e20, 1e30, 1e37])
+def test_group_norm_of_numbers_whose_squares_no_float32_holds(size, relu):
+    weight, bias = normal(128), normal(128)
+    for mean, x in ((0, normal(2, 19, 23, 128)), (-3, normal(9, 6, 7, 128))):
+        x = (x + np.float32(mean)) * np.float32(size)
+        x[:, 3] *= np.float32(1e-10)  # beside small ones
+        x[0, :, :, 64:] /= np.float32(size)  # and only in some groups
+        wanted = group_normalise(x, weight, bias, 32, 1e-5)
+        wanted = np.maximum(wanted, 0) if relu else wanted
+        arrays = [jt.array(a) for a in (x, weight, bias)]
+        assert relative(operators.group_norm(*arrays, 32, 1e-5, relu), wanted) < 2e-6
+        nchw = plain_group_norm(jt.array(x.transpose(0, 3, 1, 2)), *arrays[1:], 32, 1e-5, relu=relu).numpy()
+        assert relative(operators.group_norm(*arrays, 32, 1e-5, relu), nchw.transpose(0, 2, 3, 1)) < 2e-6
+
+
 @pytest.mark.parametrize("h, w", [(8, 12), (7, 9), (1, 1), (2, 5)])
 def test_max_pool(h, w):
     x = normal(2, h, w, 16) - 5  # negative, so that zeros from the padding would show
@@ -222,6 +269,28 @@ def test_attention_far_from_zero_is_zero_or_one():
     np.testing.assert_allclose(found, share * resize(finer, 1, 11), rtol=1e-5, atol=1e-6)
     assert np.abs(found[share < 1e-30]).max() < 1e-37  # numbers below 1.2e-38, or zeros, by how a processor divides
     assert not found[share < 1e-50].any()
+
+
+@pytest.mark.parametrize("attend", [False, True])
+def test_resize_concat_carries_what_is_not_a_number(attend):
+    """In the attention, in a finer map and in the level itself; an infinite attention is zero or one."""
+    level, finer, logits = normal(1, 4, 6, 32), normal(1, 8, 12, 32), normal(1, 4, 6, 32)
+    logits[0, 0, :4, 5] = np.nan, -np.nan, np.inf, -np.inf
+    finer[0, 7, 11, 2], level[0, 2, 2, 3] = np.nan, np.nan
+    inputs = jt.array(level), jt.array(logits) if attend else None
+    found = operators.resize_concat([jt.array(finer)], *inputs).numpy()
+    broken = [(0, 0, 0, 5), (0, 0, 1, 5)] if attend else []
+    assert set(zip(*np.nonzero(np.isnan(found)))) == {*broken, (0, 3, 5, 2), (0, 2, 2, 32 + 3)}
+    if attend:
+        resized = resize(finer, 4, 6)[0, 0, 2, 5]
+        np.testing.assert_allclose(found[0, 0, 2:4, 5], [resized, 0], rtol=1e-6)
+
+
+def test_roi_align_carries_what_is_not_a_number():
+    features, coarse, roi = normal(1, 12, 20, 16), normal(1, 2, 2, 16), jt.array(np.float32([[0, 0, 0, 63, 63]]))
+    features[0, 1, 1, 4] = coarse[0, 1, 1, 7] = np.nan
+    found = operators.roi_align(jt.array(features), roi, 4, 1 / 8, coarse=jt.array(coarse)).numpy()
+    assert np.isnan(found[0, 0, 0, 4]) and np.isnan(found[0, 3, 3, 7]) and not np.isnan(found[..., :4]).any()
 
 
 def test_resize_concat_refuses_more_maps_than_it_has_inputs_for():

@@ -1,10 +1,12 @@
 // Group norm and ReLU of [n, pixels, channels], float32; the result may be kept as bfloat16. Means and squared deviations
 // are taken block by block from the block's own mean and merged (Chan, Golub and LeVeque, 1979): no difference of large
-// squares, one pass over memory.
+// squares, one pass over memory. What is infinite or not a number makes its whole group no numbers, as in the plain
+// operator, so that prediction can refuse it; this needs -fno-finite-math-only.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include <omp.h>
@@ -14,6 +16,15 @@
 namespace jrdp_fast {
 
 const int kBlock = 32;  // pixels a block, which stay in the first-level cache
+
+// ReLU; what is not a number stays so. By a mask, as the compiler would make two branches of every test behind a choice.
+inline float without_negative(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    bits &= (uint32_t)(value < 0.f) - 1;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
 
 struct Moments {
     double count = 0, mean = 0, squares = 0;  // squares: sum of squared deviations from the mean
@@ -26,6 +37,22 @@ struct Moments {
         count = total;
     }
 };
+
+// Moments of `width` channels of `pixels` pixels, in double, for what is too large for the sums in float32: squares of
+// numbers above 1e19. What is infinite or not a number makes them not a number.
+inline void merge_in_double(const float* first, int pixels, int channels, int width, Moments& moments) {
+    const double count = (double)pixels * width;
+    double mean = 0, squares = 0;
+    for (int p = 0; p < pixels; p++)
+        for (int k = 0; k < width; k++) mean += first[(int64_t)p * channels + k];
+    mean /= count;
+    for (int p = 0; p < pixels; p++)
+        for (int k = 0; k < width; k++) {
+            const double d = first[(int64_t)p * channels + k] - mean;
+            squares += d * d;
+        }
+    moments.merge(count, mean, squares);
+}
 
 // Moments of the groups of pixels [begin, end) of one image; the last three are work space for `channels` numbers.
 inline void group_moments(const float* image, int begin, int end, int channels, int groups, Moments* moments,
@@ -62,6 +89,10 @@ inline void group_moments(const float* image, int begin, int end, int channels, 
             for (int k = 0; k < width; k++) {
                 left += rest[g * width + k];
                 sum += squares[g * width + k];
+            }
+            if (!std::isfinite(sum + left)) {
+                merge_in_double(image + (int64_t)block * channels + g * width, stop - block, channels, width, moments[g]);
+                continue;
             }
             left /= count;
             moments[g].merge(count, means[g * width] + left, std::max(0.0, sum - left * left * count));
@@ -111,8 +142,10 @@ inline void group_norm(const float* in, const float* weight, const float* bias, 
                     Number* y = out + ((int64_t)i * pixels + p) * channels;
                     // The mean comes off first: x * scale - mean * scale would lose what x - mean keeps.
                     if (relu)
-                        for (int c = 0; c < channels; c++)
-                            put(y + c, std::max(0.f, (x[c] - shift[c]) * scale[c] + add[c]));
+                        for (int c = 0; c < channels; c++) {
+                            const float value = (x[c] - shift[c]) * scale[c] + add[c];
+                            put(y + c, without_negative(value));
+                        }
                     else
                         for (int c = 0; c < channels; c++) put(y + c, (x[c] - shift[c]) * scale[c] + add[c]);
                 }

@@ -190,7 +190,7 @@ inline void winograd(const float* in, const float* packed, const float* bias, bo
                     output_transform(half[y], result);
                     for (int x = 0; x < width; x++) {
                         Lanes value = result[x] + shift;
-                        if (relu) value = value > 0.f ? value : Lanes{};
+                        if (relu) value = value < 0.f ? Lanes{} : value;  // what is not a number stays so
                         store(image + ((int64_t)(top + y) * w + left + x) * co + c, value);
                     }
                 }
