@@ -65,8 +65,8 @@ from jrdp.engine.log import TrainingLog
 
 write, last, number = TrainingLog.write, int(sys.argv.pop(1)), int(sys.argv.pop(1))
 
-def write_and_signal(log, step, metrics=None):
-    write(log, step, metrics)
+def write_and_signal(log, step):
+    write(log, step)
     if step.iteration == last:
         os.kill(os.getpid(), number)
 
