@@ -43,6 +43,29 @@ def test_a_folder_with_anything_of_a_run_is_protected(tmp_path, name):
         open_run(Config(), tmp_path, False)
 
 
+def test_what_was_killed_before_its_first_step_is_no_run(tmp_path):
+    from jrdp.config import Config
+    from jrdp.engine.run_folder import open_run
+
+    (tmp_path / "config.yaml").write_text(dump_config(load_config()))
+    (tmp_path / "log.jsonl").touch()
+    assert open_run(Config(), tmp_path, False) is None
+    (tmp_path / "log.jsonl").write_text("precious")
+    with pytest.raises(UserError, match=r"already holds a run \(log.jsonl, config.yaml\)"):
+        open_run(Config(), tmp_path, False)
+
+
+def test_a_rank_that_comes_late_does_not_refuse_the_folder_of_its_own_run(tmp_path, monkeypatch):
+    from jrdp.config import Config
+    from jrdp.engine import distributed
+    from jrdp.engine.run_folder import open_run
+
+    for name in ("config.yaml", "log.jsonl", "tensorboard"):
+        (tmp_path / name).write_text("written by rank 0 meanwhile")
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert open_run(Config(), tmp_path, False) is None
+
+
 @pytest.mark.parametrize("name", ["curves.png", "best.safetensors", "eval", "validation", "tensorboard"])
 def test_what_only_has_a_name_that_a_run_writes_to_is_not_replaced(tmp_path, name):
     from jrdp.config import Config
