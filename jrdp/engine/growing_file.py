@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Iterator
 
 from jrdp.errors import UserError
-from jrdp.files import lock, parse_json, refuse_inputs
+from jrdp.files import lock, parse_json, refuse_inputs, unlock
 
 
 class GrowingFile:
@@ -82,6 +82,8 @@ class GrowingFile:
     def close(self) -> None:
         """Every line was flushed when it was added, so what closing cannot write is known already."""
         try:
+            if not self._file.closed:
+                unlock(self._file.fileno())  # processes that were forked meanwhile have it open
             self._file.close()
         except OSError:
             pass
@@ -97,6 +99,7 @@ def refuse_unfinished(path: Path) -> None:
         with _open(path, os.O_RDONLY, "rb") as lines:
             _lock(lines, path)
             done = sum(line.endswith(b"\n") for line in lines) - 1
+            unlock(lines.fileno())
     except OSError:
         return  # none, or none of ours: whoever opens it says so
     if done > 0:
