@@ -148,6 +148,10 @@ class _Run:
             if left_out:
                 print(left_out)
             print(note)
+            if state is not None and config != state.config:  # else a run stopped before its next checkpoint forgets it
+                save_checkpoint(
+                    out / "last.safetensors", state.tensors, state.momentum, config, state.iteration, state.progress
+                )
             write_text(out / "config.yaml", dump_config(config))
 
     def train(self, on_step: Optional[OnStep]) -> dict:

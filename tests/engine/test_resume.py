@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 import jrdp
 from jrdp.config import load_config
 from jrdp.dataset_tools.sample import write_sample
+from jrdp.engine.checkpoint import load_checkpoint
 from jrdp.machine import runtime
 from jrdp.machine.processor import bfloat16_instructions
 
@@ -246,3 +247,16 @@ def test_a_part_that_draws_random_numbers_draws_the_same_when_resumed(sample, tm
     assert log_of(killed) == log_of(whole)
     jrdp.train(tiny(sample, "Tiny", 1, "solver.accumulate=2"), tmp_path / "tiny", device="cpu")
     assert log_of(tmp_path / "tiny")[0]["loss"] != log_of(whole)[0]["loss"], "nothing was dropped"
+
+
+def test_what_a_resumed_run_was_asked_for_is_kept_before_its_first_checkpoint(sample, tmp_path):
+    jrdp.train(tiny(sample, "Tiny", 2), tmp_path / "run", device="cpu")
+    before = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    more = ["train.checkpoint_period=50", "train.log_period=7"]
+    with pytest.raises(KeyboardInterrupt):
+        jrdp.train(tiny(sample, "Tiny", 5, *more), tmp_path / "run", device="cpu", resume=True, on_step=stop_at(3))
+    after = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert after.iteration == 2 and after.progress == before.progress
+    assert after.config == load_config(tmp_path / "run" / "config.yaml") == tiny(sample, "Tiny", 5, *more)
+    for one, other in ((before.tensors, after.tensors), (before.momentum, after.momentum)):
+        assert list(one) == list(other) and all(np.array_equal(one[name], other[name]) for name in one)
