@@ -20,6 +20,7 @@ __all__ = ["__version__", "load", "train"]
 importing.install()  # a later `import jittor` prepares the machine; until then nothing is touched
 
 
+@importing.host_random_numbers()
 def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrides: list[str] | tuple[str, ...] = ()):
     """Read weights of any supported kind and build the network they belong to.
 
@@ -57,6 +58,7 @@ def load(weights: str | pathlib.Path, config=None, device: str = "auto", overrid
     return build(widened.result(), settings)
 
 
+@importing.host_random_numbers()
 def train(
     config=None,
     out: str | pathlib.Path = "runs/train",

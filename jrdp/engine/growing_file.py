@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Iterator
 
 from jrdp.errors import UserError
-from jrdp.files import lock, parse_json, refuse_inputs
+from jrdp.files import lock, parse_json, refuse_inputs, unlock
 
 
 def weights_asked(weights: Path) -> list:
@@ -114,6 +114,8 @@ class GrowingFile:
     def close(self) -> None:
         """Every line was flushed when it was added, so what closing cannot write is known already."""
         try:
+            if not self._file.closed:
+                unlock(self._file.fileno())  # processes that were forked meanwhile have it open
             self._file.close()
         except OSError:
             pass
@@ -129,6 +131,7 @@ def refuse_unfinished(path: Path) -> None:
         with _open(path, os.O_RDONLY, "rb") as lines:
             _lock(lines, path)
             done = sum(line.endswith(b"\n") for line in lines) - 1
+            unlock(lines.fileno())
     except OSError:
         return  # none, or none of ours: whoever opens it says so
     if done > 0:

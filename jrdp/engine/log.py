@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -49,28 +51,51 @@ class TrainingLog:
         kept = [record for record in read_log(path) if record["iteration"] <= first] if first else []
         if distributed.is_main():
             write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._last: dict = kept[-1] if kept else {}
         self._file = None
 
     def __enter__(self) -> TrainingLog:
         if distributed.is_main():
-            self._file = open(self._path, "a", encoding="utf-8")
+            self._file = open(self._path, "r+b", buffering=0)
+            self._file.seek(0, os.SEEK_END)
         return self
 
     def __exit__(self, *_) -> None:
         if self._file:
             self._file.close()
 
-    def write(self, step: Step, metrics: dict | None = None) -> None:
-        """metrics: of the test sets by name, where the iteration was tested."""
+    def write(self, step: Step) -> None:
         self._recent.append(step.seconds)
         record = {"iteration": step.iteration, "lr": step.rate, **step.losses, "seconds": round(step.seconds, 4)}
         if step.skipped:
             record["skipped"] = True
-        if metrics is not None:
-            record["metrics"] = metrics
         if self._file:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            self._append(json.dumps(record) + "\n")
+        self._last = record
+
+    def untested(self, iteration: int) -> bool:
+        """Whether the last line is that of an iteration, and without metrics."""
+        return self._last.get("iteration") == iteration and "metrics" not in self._last
+
+    def add_metrics(self, metrics: dict) -> None:
+        """To the last line: the metrics of the test sets by name."""
+        self._last["metrics"] = metrics
+        if self._file:
+            end = "}\n"
+            self._file.seek(-len(end), os.SEEK_END)
+            self._append(f', "metrics": {json.dumps(metrics)}' + end, instead=end)
+
+    def _append(self, text: str, instead: str = "") -> None:
+        """Write `text` at once, or, where that fails, nothing: `instead` is what stands there now."""
+        start, data = self._file.tell(), text.encode()
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:  # the disk is full, say
+            with suppress(OSError):
+                self._file.seek(start)
+                self._file.truncate(start + self._file.write(instead.encode()))
+            raise
 
     def progress(self, step: Step, last: int) -> str:
         """A line to print; the time that is left is by the median of the last steps, as Jittor compiles in some."""

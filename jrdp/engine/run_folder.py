@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from jrdp.config import Config
+from jrdp.engine import distributed
 from jrdp.engine.checkpoint import Checkpoint, load_checkpoint
 from jrdp.errors import UserError
 from jrdp.files import make_folder
@@ -23,6 +24,8 @@ _FREE = {
 def open_run(config: Config, out: Path, resume: bool) -> Checkpoint | None:
     """Check and create the run folder; the training state when resuming, else None.
 
+    Of several ranks the main one alone checks: it writes there without waiting for the others, which may come later.
+
     Raises:
         UserError: for a folder that holds a run already, or a file or folder by a name that a run writes to; for nothing to
             resume; for another configuration than the run had.
@@ -36,7 +39,11 @@ def open_run(config: Config, out: Path, resume: bool) -> Checkpoint | None:
                 "give the same --config and --set, or train into another folder"
             )
         return state
+    if not distributed.is_main():
+        return None
     held = [name for name in _OF_A_RUN if (out / name).exists()]
+    if sorted(held) == ["config.yaml", "log.jsonl"] and _nothing_logged(out):
+        held = []  # of a run that was killed before its first step
     if held:
         there = "add --resume to continue it, or" if held[0] == "last.safetensors" else "it has no checkpoint to continue;"
         raise UserError(f"{out} already holds a run ({', '.join(held)}): {there} give another --out")
@@ -49,10 +56,14 @@ def open_run(config: Config, out: Path, resume: bool) -> Checkpoint | None:
 
 def forget_unbegun(out: Path) -> None:
     """Remove what a run has written that ended before its first step, so that it can be started anew in its folder."""
+    if _nothing_logged(out) and not (out / "last.safetensors").exists():
+        for name in ("log.jsonl", "config.yaml"):
+            (out / name).unlink(missing_ok=True)
+
+
+def _nothing_logged(out: Path) -> bool:
     log = out / "log.jsonl"
-    if log.is_file() and log.stat().st_size == 0 and not (out / "last.safetensors").exists():
-        for path in (log, out / "config.yaml"):
-            path.unlink(missing_ok=True)
+    return log.is_file() and log.stat().st_size == 0
 
 
 def differences(config: Config, saved: Config) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Iterator
 
 from jrdp.engine import distributed
 from jrdp.errors import UserError
-from jrdp.files import lock_folder, make_folder, remove_leftovers
+from jrdp.files import lock_folder, make_folder, remove_leftovers, unlock
 
 
 @contextmanager
@@ -33,6 +33,7 @@ def run_lock(out: Path, resume: bool) -> Iterator[None]:
         yield
         _clear(out)
     finally:
+        unlock(handle)  # processes that were forked meanwhile, by `on_step` say, have it open
         os.close(handle)
 
 

@@ -84,6 +84,7 @@ def training_steps(
                 solver.clear()
                 for part in range(parts):
                     batch, targets = batches.take()
+                    _seed(config.train.seed, iteration, part)
                     losses = _forward_and_backward(network, solver, batch, targets, factor / parts)
                     told = _launch(losses, solver) if jt.flags.use_cuda else None
                     if jt.flags.use_cuda and (iteration < last or part < parts - 1):
@@ -140,6 +141,15 @@ class BatchesAhead:
     def _next(self) -> _Batch:
         _, batch, targets = next(self._source)
         return batch, targets
+
+
+def _seed(seed: int, iteration: int, part: int) -> None:
+    """Let Jittor's own generator, of dropout say, begin anew: a resumed step draws what it would have drawn in any case.
+
+    Ranks draw different numbers, as parts of a step do. The generators of Python and NumPy stay as they are.
+    """
+    mixed = np.random.SeedSequence([seed, iteration, part, distributed.rank()]).generate_state(1)[0]
+    jt.set_seed(int(mixed >> 1))  # it takes 31 bits
 
 
 def _forward_and_backward(network, solver: Solver, batch, targets, factor: float) -> dict[str, jt.Var]:

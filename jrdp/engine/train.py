@@ -21,7 +21,7 @@ from jrdp.data.workers import need_picklable
 from jrdp.engine import distributed
 from jrdp.engine.board import Board, need_tensorboard
 from jrdp.engine.checkpoint import Checkpoint, save_checkpoint
-from jrdp.engine.convolutions import refuse_unfit_arithmetic
+from jrdp.engine.convolutions import convolutions_of_training, refuse_unfit_arithmetic
 from jrdp.engine.curves import plot_curves
 from jrdp.engine.log import TrainingLog
 from jrdp.engine.loss_scale import LossScale
@@ -151,39 +151,63 @@ class _Run:
             if left_out:
                 print(left_out)
             print(note)
+            if state is not None and config != state.config:  # else a run stopped before its next checkpoint forgets it
+                save_checkpoint(
+                    out / "last.safetensors", state.tensors, state.momentum, config, state.iteration, state.progress
+                )
             write_text(out / "config.yaml", dump_config(config))
 
     def train(self, on_step: Optional[OnStep]) -> dict:
         config, main = self.config.train, distributed.is_main()
         losses: dict[str, float] = {}
-        metrics = None
         board = Board(self.out, self.first) if config.tensorboard and main else None
         steps = training_steps(self.network, self.loader, self.config, self.first, self.solver, self.scale)
-        with TrainingLog(self.out / "log.jsonl", self.first) as log, self.loader, closing(steps):
-            for step in steps:
-                losses = step.losses
-                metrics = self._validate(step.iteration) if main else None
-                log.write(step, metrics)
-                if board:
-                    board.write(step, metrics)
-                if main and (step.iteration % config.log_period == 0 or step.iteration in (self.first + 1, self.last)):
-                    print(log.progress(step, self.last), flush=True)
-                if main and (step.iteration % config.checkpoint_period == 0 or step.iteration == self.last):
-                    self._save("last", self.solver.momentum(), step.iteration)
-                if on_step is not None:
-                    on_step(step)
+        with TrainingLog(self.out / "log.jsonl", self.first) as log:
+            with self.loader, closing(steps):
+                if main:
+                    self._test_on_the_way(self.first, log, board)  # which the run before may not have come to
+                for step in steps:
+                    losses = step.losses
+                    log.write(step)
+                    if board:
+                        board.write(step)
+                    if main and (step.iteration % config.log_period == 0 or step.iteration in (self.first + 1, self.last)):
+                        print(log.progress(step, self.last), flush=True)
+                    due = step.iteration % config.checkpoint_period == 0 or step.iteration == self.last
+                    if main and (due or self._is_tested(step.iteration)):  # a test may fail
+                        self._save("last", self.solver.momentum(), step.iteration)
+                    if main:
+                        self._test_on_the_way(step.iteration, log, board)
+                    if on_step is not None:
+                        on_step(step)
+            metrics = self._finish(log, board) if main else {}
         if board:
             board.close()
-        return {"iteration": self.last, "losses": losses, "metrics": self._finish(metrics) if main else {}}
+        return {"iteration": self.last, "losses": losses, "metrics": metrics}
 
-    def _validate(self, iteration: int) -> dict | None:
-        """The metrics of an iteration that is to be tested; keeps the best weights."""
+    def _is_tested(self, iteration: int) -> bool:
+        """Whether the metrics of an iteration are to be logged."""
         period = self.config.train.eval_period
-        if period is None or (iteration % period and iteration != self.last):
-            return None
-        metrics = validate(self.network, self.config, self.test_sets, self.out / ("eval" if iteration == self.last else "validation"))
-        if better(self.best, metrics, iteration):
-            self._save("best", None, iteration)
+        return period is not None and iteration > 0 and (iteration % period == 0 or iteration == self.last)
+
+    def _test_on_the_way(self, iteration: int, log: TrainingLog, board: Optional[Board]) -> None:
+        """Test an iteration that is to be tested and has not been; the last one is tested when its weights are written."""
+        if self._is_tested(iteration) and iteration < self.last and log.untested(iteration):
+            self._test(iteration, log, board, self.out / "validation")
+
+    def _test(self, iteration: int, log: TrainingLog, board: Optional[Board], folder: Path) -> dict:
+        """The metrics of an iteration that is logged and in `last.safetensors`; keeps the best weights.
+
+        The log comes last: a run that ends before it repeats the test when it is resumed, and so loses nothing.
+        """
+        metrics = validate(self.network, self.config, self.test_sets, folder)
+        if self._is_tested(iteration) and log.untested(iteration):
+            if better(self.best, metrics, iteration):
+                self._save("best", None, iteration)
+                self._save("last", self.solver.momentum(), iteration)
+            if board:
+                board.write_metrics(iteration, metrics)
+            log.add_metrics(metrics)
         return metrics
 
     def _save(self, name: str, momentum: dict | None, iteration: int) -> None:
@@ -195,15 +219,25 @@ class _Run:
         tensors = {name: value.numpy() for name, value in named_tensors(self.network).items()}
         save_checkpoint(self.out / f"{name}.safetensors", tensors, momentum, self.config, iteration, progress)
 
-    def _finish(self, metrics: dict | None) -> dict:
-        """Write what a finished run leaves; `metrics` are the last iteration's, where it was tested already."""
+    def _finish(self, log: TrainingLog, board: Optional[Board]) -> dict:
+        """Write what a finished run leaves, its weights before the closing test, which may fail; returns its metrics."""
+        weights, curves = self.out / "final.safetensors", self.out / "curves.png"
         self._save("final", None, self.last)
-        plot_curves(self.out / "log.jsonl", self.out / "curves.png")
-        print(f"weights: {self.out / 'final.safetensors'}; curves: {self.out / 'curves.png'}")
+        plot_curves(self.out / "log.jsonl", curves)
+        print(f"weights: {weights}; curves: {curves}", flush=True)
+        metrics: dict = {}
+        if self.test_sets:
+            try:
+                with convolutions_of_training(self.network, self.config.train):  # which a test puts back when it ends
+                    metrics = self._test(self.last, log, board, self.out / "eval")
+            except UserError as error:
+                raise UserError(
+                    f"{error}; the training itself is done, its weights are {weights}: --resume repeats the closing test alone"
+                ) from error
+            if self._is_tested(self.last):
+                plot_curves(self.out / "log.jsonl", curves)
         if self.best.iteration:
             print(f"best masks (AP {100 * self.best.ap:.1f}) at iteration {self.best.iteration}: {self.out / 'best.safetensors'}")
-        if metrics is None:
-            metrics = validate(self.network, self.config, self.test_sets, self.out / "eval") if self.test_sets else {}
         print(next_commands(self.out, self.config))
         return metrics
 

@@ -23,7 +23,7 @@ from jrdp.engine.frame_record import FrameRecord, digest_of_video, video_asked
 from jrdp.engine.predict import coco_results
 from jrdp.engine.predictor import Prediction, SalientInstanceModel
 from jrdp.errors import UserError
-from jrdp.files import atomic_write, lock_folder, refuse_inputs, refuse_special, remove_leftover_folders, temporary_prefix
+from jrdp.files import atomic_write, lock_folder, refuse_inputs, refuse_special, remove_leftover_folders, temporary_prefix, unlock
 
 CAMERA_FPS = 25.0  # of the written video, for a camera that does not tell its own
 _VIDEO = "video.mp4"  # what grows in the folder of unfinished work
@@ -207,6 +207,7 @@ def _work_folder(out: Path, name: str) -> Iterator[Path]:
     try:
         yield work
     finally:
+        unlock(handle)
         os.close(handle)
         shutil.rmtree(work, ignore_errors=True)
 

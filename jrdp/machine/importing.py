@@ -87,7 +87,7 @@ class _JittorLoader(importlib.abc.Loader):
         home = jittor_home()
         temporary = {"PYTHONPATH": path, "JPY_PARENT_PID": os.environ.get("JPY_PARENT_PID", "0")}
         temporary.update(JITTOR_HOME=str(home), HOME=str(home_for_import(home)))
-        with _one_at_a_time(), _environment(**temporary), _recursion_limit(), _random_numbers(), _signals():
+        with _one_at_a_time(), _environment(**temporary), _recursion_limit(), host_random_numbers(), _signals():
             _let_compilers_outlive_ctrl_c()
             with declarations.remembered(copy):
                 self._loader.exec_module(module)
@@ -189,16 +189,16 @@ def _recursion_limit() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _random_numbers() -> Iterator[None]:
-    """Leave Python's and NumPy's global generators as the host has seeded them: Jittor seeds both by the clock."""
-    numpy = sys.modules.get("numpy")
-    states = random.getstate(), numpy and numpy.random.get_state()
+def host_random_numbers() -> Iterator[None]:
+    """Leave Python's and NumPy's global generators as the host has seeded them: Jittor seeds both, by the clock or by a seed."""
+    import numpy  # also where the host has not yet: its generator would begin seeded then
+
+    states = random.getstate(), numpy.random.get_state()
     try:
         yield
     finally:
         random.setstate(states[0])
-        if numpy:
-            numpy.random.set_state(states[1])
+        numpy.random.set_state(states[1])
 
 
 @contextlib.contextmanager

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import jrdp
+from jrdp.config import load_config
 from jrdp.dataset_tools.sample import write_sample
+from jrdp.engine.checkpoint import load_checkpoint
 from jrdp.machine import runtime
 from jrdp.machine.processor import bfloat16_instructions
 
@@ -65,8 +68,8 @@ from jrdp.engine.log import TrainingLog
 
 write, last, number = TrainingLog.write, int(sys.argv.pop(1)), int(sys.argv.pop(1))
 
-def write_and_signal(log, step, metrics=None):
-    write(log, step, metrics)
+def write_and_signal(log, step):
+    write(log, step)
     if step.iteration == last:
         os.kill(os.getpid(), number)
 
@@ -212,3 +215,48 @@ def test_a_run_that_goes_on_with_other_pictures_says_so(sample, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(data))
     told = run([*longer, "solver.max_iterations=4"])
     assert "resuming after iteration 3; not as if it had never stopped" in told and "(6 then, 5 now)" in told
+
+
+TINY = [
+    "model.fcos.channels=32", "model.pyramid.enhancement=none", "data.workers=0", "solver.base_lr=0.001", "solver.steps=[100]",
+]  # fmt: skip
+
+
+def tiny(sample, backbone, iterations, *more):
+    """The configuration of a training that takes seconds."""
+    data = f"data.train=[{sample}/imgs:{sample}/train.json]"
+    size = f"solver.max_iterations={iterations}"
+    return load_config(None, [*SETTINGS, *TINY, f"model.backbone.name=tiny_parts:{backbone}", data, size, *more])
+
+
+def stop_at(iteration):
+    def stop(step):
+        if step.iteration == iteration:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_a_part_that_draws_random_numbers_draws_the_same_when_resumed(sample, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    config = tiny(sample, "Dropped", 4, "solver.accumulate=2")
+    jrdp.train(config, whole, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        jrdp.train(config, killed, device="cpu", on_step=stop_at(2))
+    jrdp.train(config, killed, device="cpu", resume=True)
+    assert log_of(killed) == log_of(whole)
+    jrdp.train(tiny(sample, "Tiny", 1, "solver.accumulate=2"), tmp_path / "tiny", device="cpu")
+    assert log_of(tmp_path / "tiny")[0]["loss"] != log_of(whole)[0]["loss"], "nothing was dropped"
+
+
+def test_what_a_resumed_run_was_asked_for_is_kept_before_its_first_checkpoint(sample, tmp_path):
+    jrdp.train(tiny(sample, "Tiny", 2), tmp_path / "run", device="cpu")
+    before = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    more = ["train.checkpoint_period=50", "train.log_period=7"]
+    with pytest.raises(KeyboardInterrupt):
+        jrdp.train(tiny(sample, "Tiny", 5, *more), tmp_path / "run", device="cpu", resume=True, on_step=stop_at(3))
+    after = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert after.iteration == 2 and after.progress == before.progress
+    assert after.config == load_config(tmp_path / "run" / "config.yaml") == tiny(sample, "Tiny", 5, *more)
+    for one, other in ((before.tensors, after.tensors), (before.momentum, after.momentum)):
+        assert list(one) == list(other) and all(np.array_equal(one[name], other[name]) for name in one)

@@ -1,5 +1,8 @@
 """The folder of a training: one process at a time, nothing of an earlier run lost, no rubbish left."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +11,7 @@ from jrdp import files
 from jrdp.cli import app
 from jrdp.config import dump_config, load_config
 from jrdp.engine.evaluate import folder_names
+from jrdp.engine.growing_file import GrowingFile
 from jrdp.engine.run_lock import run_lock
 from jrdp.engine.weights import check_finite
 from jrdp.errors import UserError
@@ -21,6 +25,34 @@ def test_a_second_training_into_one_folder_is_refused(tmp_path):
     with run_lock(tmp_path, False):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_that_were_forked_meanwhile_hold_nothing_afterwards(tmp_path):
+    def forked():
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.pause()
+            finally:
+                os._exit(0)
+        return child
+
+    children = []
+    try:
+        with run_lock(tmp_path, False):
+            children.append(forked())
+        with run_lock(tmp_path, True):
+            pass
+        growing = GrowingFile(tmp_path / "test.partial.jsonl", {})
+        growing.open()
+        children.append(forked())
+        growing.close()
+        GrowingFile(tmp_path / "test.partial.jsonl", {}).open()
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def test_what_killed_runs_left_is_removed_and_the_rest_stays(tmp_path):
@@ -41,6 +73,29 @@ def test_a_folder_with_anything_of_a_run_is_protected(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(UserError, match="already holds a run"):
         open_run(Config(), tmp_path, False)
+
+
+def test_what_was_killed_before_its_first_step_is_no_run(tmp_path):
+    from jrdp.config import Config
+    from jrdp.engine.run_folder import open_run
+
+    (tmp_path / "config.yaml").write_text(dump_config(load_config()))
+    (tmp_path / "log.jsonl").touch()
+    assert open_run(Config(), tmp_path, False) is None
+    (tmp_path / "log.jsonl").write_text("precious")
+    with pytest.raises(UserError, match=r"already holds a run \(log.jsonl, config.yaml\)"):
+        open_run(Config(), tmp_path, False)
+
+
+def test_a_rank_that_comes_late_does_not_refuse_the_folder_of_its_own_run(tmp_path, monkeypatch):
+    from jrdp.config import Config
+    from jrdp.engine import distributed
+    from jrdp.engine.run_folder import open_run
+
+    for name in ("config.yaml", "log.jsonl", "tensorboard"):
+        (tmp_path / name).write_text("written by rank 0 meanwhile")
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert open_run(Config(), tmp_path, False) is None
 
 
 @pytest.mark.parametrize("name", ["curves.png", "best.safetensors", "eval", "validation", "tensorboard"])

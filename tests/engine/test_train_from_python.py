@@ -1,6 +1,7 @@
 """Training from Python: a dataset and a network of one's own, tests on the way, fine-tuning from a part of weights."""
 
 import json
+import random
 import shutil
 import threading
 
@@ -117,6 +118,29 @@ def test_what_a_dataset_raises_before_the_first_step_leaves_nothing(sample, tmp_
         with pytest.raises(UserError, match=told):
             train(settings(sample, 2, f"data.workers={workers}"), tmp_path / "run", dataset=Unlabelled())
         assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_hosts_random_numbers_stay_its_own(sample, tmp_path):
+    def numbers():
+        return random.random(), np.random.rand()
+
+    def seeded():
+        random.seed(5)
+        np.random.seed(5)
+
+    def stop(_):
+        numbers()
+        raise RuntimeError("enough")
+
+    seeded()
+    expected = numbers()
+    seeded()
+    with pytest.raises(RuntimeError, match="enough"):
+        train(settings(sample, 1, "train.checkpoint_period=1"), tmp_path / "run", on_step=stop)
+    assert numbers() == expected
+    seeded()
+    jrdp.load(tmp_path / "run" / "last.safetensors", device="cpu", overrides=["model.backbone.name=tiny_parts:Tiny"])
+    assert numbers() == expected
 
 
 def test_what_on_step_raises_ends_the_training(sample, tmp_path):

@@ -19,3 +19,15 @@ class Tiny(nn.Module):
         c3 = relu(self.norm(self.first(images)))
         c4 = relu(self.second(c3))
         return [c3, c4, relu(self.third(c4))]
+
+
+class Dropped(Tiny):
+    """With half of C5 left out at random in training."""
+
+    def __init__(self, freeze_at: int = 0):
+        super().__init__(freeze_at)
+        self.drop = nn.Dropout(0.5)
+
+    def execute(self, images):
+        c3, c4, c5 = super().execute(images)
+        return [c3, c4, self.drop(c5)]
