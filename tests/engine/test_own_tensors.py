@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jittor import nn
 from safetensors.numpy import load_file, save_file
-from test_train_from_python import sample, settings, train  # noqa: F401 (a fixture)
+from test_train_from_python import settings, train
+from test_train_from_python import sample as small_sample
 
 import jrdp
 from jrdp.errors import UserError
@@ -14,6 +15,7 @@ from jrdp.models.rdpnet import RDPNet
 from jrdp.models.state import named_tensors
 
 BODY = "backbone.body."
+sample = small_sample  # a fixture of this file, too
 
 
 class Scaled(nn.Sequential):
@@ -51,12 +53,12 @@ class Odd(nn.Module):
 DTYPES = {"counts": np.int64, "order": np.int32, "kept": np.bool_, "second.gamma": np.float32}
 
 
-def odd(sample, iterations, *more):  # noqa: F811
+def odd(sample, iterations, *more):
     return settings(sample, iterations, "model.backbone.name=test_own_tensors:Odd", "train.checkpoint_period=1", *more)
 
 
 @pytest.fixture(scope="module")
-def run(sample, tmp_path_factory):  # noqa: F811
+def run(sample, tmp_path_factory):
     """A folder with a run of two iterations, and one that was made of one and resumed."""
     out = tmp_path_factory.mktemp("odd")
     train(odd(sample, 2), out / "whole")
@@ -80,7 +82,7 @@ def test_its_tensors_are_saved_in_their_types_and_resumed(run):
     assert not any(BODY + name in momentum for name in ("_mean", "counts", "order", "kept"))
 
 
-def test_a_loaded_network_computes_the_same(run, sample):  # noqa: F811
+def test_a_loaded_network_computes_the_same(run, sample):
     model = jrdp.load(run / "whole" / "final.safetensors", device="cpu")
     kept = load_file(str(run / "whole" / "final.safetensors"))
     for name, tensor in named_tensors(model.network).items():
@@ -104,14 +106,14 @@ def test_a_loaded_network_computes_the_same(run, sample):  # noqa: F811
         ("second.gamma", np.int32, r"1 not floating-point \(backbone.body.second.gamma is int32\)"),
     ],
 )
-def test_another_type_is_refused_in_one_line(run, tmp_path, sample, name, dtype, told):  # noqa: F811
+def test_another_type_is_refused_in_one_line(run, tmp_path, sample, name, dtype, told):
     kept = load_file(str(run / "whole" / "final.safetensors"))
     save_file({**kept, BODY + name: kept[BODY + name].astype(dtype)}, str(tmp_path / "other.safetensors"))
     with pytest.raises(UserError, match=told):
         jrdp.load(tmp_path / "other.safetensors", config=odd(sample, 1), device="cpu")
 
 
-def test_a_network_that_would_lose_something_is_not_trained(sample, tmp_path):  # noqa: F811
+def test_a_network_that_would_lose_something_is_not_trained(sample, tmp_path):
     network = RDPNet(odd(sample, 1).model)
     network.backbone.body.second.extra = Conv(8, 8, 1)
     with pytest.raises(UserError, match=r"^the network given: Scaled\.extra is a module beside the layers"):
