@@ -55,7 +55,7 @@ def fill_partly(model, file: WeightFile, first_batch: Callable[[], ImageBatch]) 
     lines = [f"starting from {file.path}: {len(part.tensors)} of the network's {len(tensors)} tensors are filled"]
     for what, names in (
         ("not filled, as the file has none of that name", part.missing),
-        ("not filled, as the file's is of another type or shape", part.misshaped),
+        ("not filled, as the file's is of another type or another shape", part.misshaped),
         ("in the file and not used", part.unused),
     ):
         if names:
