@@ -14,6 +14,7 @@ from jrdp.interchange.backbones import Row
 from jrdp.interchange.layout import LAST_SCALE, Entry, backbone_layout, network_layout
 from jrdp.models.shapes import RESNETS
 from jrdp.interchange.matching import match
+from jrdp.interchange.tensors import FLOATS, Tensor, dtype_name
 from jrdp.interchange.training_state import TrainingState
 from jrdp.interchange.weight_file import WeightFile
 
@@ -70,7 +71,7 @@ def convert(
         file.optimizer = file.scheduler = None
         file.metadata.pop("state", None)
     layout = expected_layout(file)
-    matched = match(expected or {entry.name: entry.shape for entry in layout}, file)
+    matched = match(expected or {entry.name: entry.shape for entry in layout}, file, _whole_numbers(file))
     notes = [f"its entries {', '.join(file.others)} are not used"] if file.others else []
     if file.prefix:
         notes.append(f"{file.prefix} was taken off the names")
@@ -130,7 +131,7 @@ def _layout(file: WeightFile, freeze_at: int) -> list[Entry]:
     known = {entry.name for entry in entries}
     state = native.read_state(file)
     own = [
-        Entry(name, tuple(tensor.shape), name in state.momentum if state is not None and state.momentum else _may_learn(name))
+        Entry(name, tuple(tensor.shape), name in state.momentum if state is not None and state.momentum else _may_learn(name, tensor))
         for name, tensor in file.tensors.items()
         if name.startswith("backbone.fpn.") and name not in known
     ]
@@ -138,9 +139,18 @@ def _layout(file: WeightFile, freeze_at: int) -> list[Entry]:
     return sorted([*entries, *own], key=lambda entry: order.get(entry.name, len(order)))
 
 
-def _may_learn(name: str) -> bool:
+def _may_learn(name: str, tensor: Tensor) -> bool:
     """Of a tensor of one's own part, where no training state tells."""
-    return not name.endswith((".running_mean", ".running_var"))
+    return dtype_name(tensor) in FLOATS and not name.endswith((".running_mean", ".running_var"))
+
+
+def _whole_numbers(file: WeightFile) -> dict[str, str]:
+    """The types of those tensors of a pyramid of one's own that are integers or truth values; the paper's has none."""
+    config = _config_of(file)
+    if config is None or not is_import_path(config.model.pyramid.enhancement):
+        return {}
+    types = {name: dtype_name(tensor) for name, tensor in file.tensors.items() if name.startswith("backbone.fpn.")}
+    return {name: dtype for name, dtype in types.items() if dtype not in FLOATS}
 
 
 def _frozen_stages(file: WeightFile) -> int:

@@ -173,6 +173,7 @@ def test_a_run_whose_pyramid_is_ones_own_goes_both_ways(tmp_path):
     shapes = {**{entry.name: entry.shape for entry in layout}, **own}
     tensors = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     moving = [entry.name for entry in layout if entry.trainable and entry.name != LAST_SCALE] + list(own)[:2]
+    tensors["backbone.fpn.order"] = np.arange(4, dtype=np.int32)
     config = Config(model={"backbone": {"freeze_at": EVERYTHING_FROZEN}, "pyramid": {"enhancement": "mine:Pyramid"}})
     path = tmp_path / "last.safetensors"
     state = TrainingState({name: tensors[name] for name in moving}, 7)
@@ -182,6 +183,7 @@ def test_a_run_whose_pyramid_is_ones_own_goes_both_ways(tmp_path):
     interchange.convert(path, tmp_path / "x.pth")
     file = interchange.read(tmp_path / "x.pth")
     assert all(np.array_equal(file.tensors[name], tensor) for name, tensor in tensors.items())
+    assert file.tensors["backbone.fpn.order"].dtype == np.int32
     assert len(file.optimizer["state"]) == len(moving)
     report = str(interchange.convert(tmp_path / "x.pth", tmp_path / "back.safetensors"))
     assert f"momentum of {len(moving)} parameters at iteration 7" in report
