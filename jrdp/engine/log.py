@@ -17,7 +17,6 @@ from jrdp.engine.steps import Step
 from jrdp.files import parse_json, refuse_special, write_text
 
 
-
 def read_log(path: Path) -> list[dict]:
     """The lines of a `log.jsonl` that hold what a run writes; others were cut by a kill, or written by somebody else."""
     if not path.exists():
