@@ -159,7 +159,7 @@ def test_no_more_jobs_than_pictures(run, pools, sample, weights, tmp_path):
     assert [len(pool._workers) for pool in pools] == [2]
     assert run(*common, "--out", tmp_path / "one", pictures[0])[0] == 0
     assert len(pools) == 1  # a single picture needs no other process
-    assert len(files(tmp_path / "two")) == 5 and len(files(tmp_path / "one")) == 3
+    assert len(files(tmp_path / "two")) == 6 and len(files(tmp_path / "one")) == 4
 
 
 def test_bad_input_is_one_line_and_nothing_is_written(run, sample, weights, tmp_path):
