@@ -19,7 +19,8 @@ _STDERR = 2
 _END = b"\x04"  # the last line that the process reads: others, as Jittor's compile pool, hold the pipe for as long as we live
 _LAST_STATE = ["-e", "s/[ \r]*$//", "-e", "s/.*\r//"]
 _UNTIL_END = ["-e", "/\x04$/!b usual", "-e", "s/\x04$//", *_LAST_STATE, "-e", "/./p", "-e", "q", "-e", ":usual", *_LAST_STATE, "-e", "p"]
-_between: Optional[Tuple[int, subprocess.Popen]] = None  # the true standard error, and the process before it
+# The true standard error, the process before it, and which pipe leads there (device, inode).
+_between: Optional[Tuple[int, subprocess.Popen, Tuple[int, int]]] = None
 
 
 def begin() -> None:
@@ -37,22 +38,36 @@ def begin() -> None:
         _flush()
         os.dup2(process.stdin.fileno(), _STDERR)
         process.stdin.close()
-        _between = saved, process
+        _between = saved, process, _identity()
 
 
 def end() -> None:
-    """Give standard error back, after all that was written to it has arrived."""
+    """Give standard error back, after all that was written to it has arrived.
+
+    Where somebody has put something else in its place meanwhile, that stays, and gets nothing of ours.
+    """
     global _between
     if _between is None:
         return
-    (saved, process), _between = _between, None
+    (saved, process, pipe), _between = _between, None
     _flush()
+    if _identity() != pipe:
+        os.close(saved)
+        return
     with suppress(OSError):  # somebody has ended it
         os.write(_STDERR, _END + b"\n")
     os.dup2(saved, _STDERR)
     os.close(saved)
     with suppress(subprocess.TimeoutExpired):  # what reads our standard error may not go on
         process.wait(timeout=2)
+
+
+def _identity() -> Optional[Tuple[int, int]]:
+    """What standard error is; None where it is closed."""
+    with suppress(OSError):
+        status = os.fstat(_STDERR)
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _flush() -> None:

@@ -62,3 +62,19 @@ def test_a_terminal_is_left_alone():
     seen = os.read(ours, 4096)
     os.close(ours)
     assert b"used: 1s \rCompiling" in seen and seen.rstrip().endswith(b"after")
+
+
+def test_what_somebody_else_put_in_its_place_stays_and_gets_nothing(tmp_path):
+    """As a test's capture does, or a notebook's: it begins while the process stands between, or before."""
+    script = """
+import os, sys
+from jrdp.machine import plain_progress
+plain_progress.begin()
+os.write(2, b"one\\rtwo\\n")
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+os.dup2(file, 2)
+plain_progress.end()
+os.write(2, b"theirs\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "file")], capture_output=True, check=True)
+    assert done.stderr == b"two\n" and (tmp_path / "file").read_bytes() == b"theirs\n"
