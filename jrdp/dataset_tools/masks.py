@@ -38,11 +38,9 @@ def index_map(path: Path) -> np.ndarray:
         return np.asarray(image)
     if image.mode == "F":
         return _whole(np.asarray(image), path)
-    if _is_deep(path):
-        colours, alpha = _deep_samples(path)
-        bits = 16
-    else:
-        colours, alpha, bits = np.asarray(image.convert("RGB")), _alpha(image), 8
+    deep = _is_deep(path)
+    colours, alpha = _deep_samples(path) if deep else (np.asarray(image.convert("RGB")), _alpha(image))
+    bits = 16 if deep else 8
     red, green, blue = np.moveaxis(colours.astype(np.int64), 2, 0)
     values = (red << 2 * bits) + (green << bits) + blue
     if alpha is not None and ((values != 0) != (alpha != 0)).any():
@@ -63,7 +61,7 @@ def shape_of(path: Path, soft: bool = False) -> np.ndarray:
         UserError: where it is empty, or no mask but a photograph, or has several pages.
     """
     image = _single(path)
-    deep = _is_deep(path) and image.mode not in _INDEXED
+    deep = image.mode not in _INDEXED and _is_deep(path)
     colours, alpha = _deep_samples(path) if deep else (None, _alpha(image))
     if alpha is not None:
         values = alpha
@@ -147,9 +145,9 @@ def _single(path: Path) -> Image.Image:
 
 
 def _is_deep(path: Path) -> bool:
-    """Whether the file has 16 bits for each of several channels, of which Pillow keeps the upper 8."""
+    """Whether a file of several channels has 16 bits for each, of which Pillow keeps the upper 8."""
     with Image.open(path) as image:  # which has been decoded before, so that it can be opened
-        return image.mode not in _INDEXED and any(";16" in str(tile[3]) for tile in image.tile)
+        return any(";16" in str(tile[3]) for tile in image.tile)
 
 
 def _deep_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -157,15 +155,17 @@ def _deep_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     samples = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16 or samples.ndim != 3 or samples.shape[2] not in (3, 4):
         raise UserError(f"{path} has 16 bits for each of several channels, and cannot be read so: save it as a grey picture of 16 bits")
-    alpha = samples[..., 3] if samples.shape[2] == 4 else None
-    return samples[..., 2::-1], None if alpha is None or alpha.min() == alpha.max() else alpha
+    return samples[..., 2::-1], _varied(samples[..., 3]) if samples.shape[2] == 4 else None
 
 
 def _alpha(image: Image.Image) -> np.ndarray | None:
     """The alpha channel, where it is there and not the same everywhere."""
     if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
         return None
-    alpha = np.asarray(image.getchannel("A"))
+    return _varied(np.asarray(image.getchannel("A")))
+
+
+def _varied(alpha: np.ndarray) -> np.ndarray | None:
     return alpha if alpha.min() != alpha.max() else None
 
 

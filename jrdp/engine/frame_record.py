@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
-from jrdp.engine.growing_file import GrowingFile, digest_of, other_request, unknown_request
+from jrdp.engine.growing_file import GrowingFile, digest_of, other_request, stamp_of, unknown_request
 from jrdp.files import parse_json
 
 
@@ -49,7 +48,8 @@ class FrameRecord:
 
 def video_asked(source: Path | int, threshold: float, asked: dict | None) -> dict:
     """What a prediction of a video (a file, or a camera's index) has to share with the one that it continues."""
-    return {**(asked or {}), "video": _stamp(source), "threshold": threshold}
+    video = [source] if isinstance(source, int) else stamp_of(source)
+    return {**(asked or {}), "video": video, "threshold": threshold}
 
 
 def digest_of_video(asked: dict, frames: int | None) -> str:
@@ -75,14 +75,3 @@ def video_is_finished(out: Path, name: str, asked: dict, frames: int | None) -> 
     if known != digest_of_video(asked, frames):
         raise other_request("inputs, weights, settings, threshold or --frames", written)
     return True
-
-
-def _stamp(source: Path | int) -> list:
-    """What changes when the video does; nothing for one that cannot be looked at."""
-    if isinstance(source, int):
-        return [source]
-    try:
-        status = os.stat(source)
-    except (OSError, ValueError):
-        return [str(source)]
-    return [str(source), status.st_size, status.st_mtime_ns]

@@ -15,13 +15,18 @@ from jrdp.errors import UserError
 from jrdp.files import lock, parse_json, refuse_inputs, unlock
 
 
+def stamp_of(path: str | Path) -> list:
+    """What changes when the file does: its path, size and time; the path alone of one that cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return [str(path)]  # whoever reads it says what is wrong
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
 def weights_asked(weights: Path) -> list:
     """What a run records of the weights that it was asked for; all checkpoints of one network have the same size."""
-    try:
-        status = os.stat(weights)
-    except (OSError, ValueError):
-        return [os.path.realpath(weights), 0, 0]  # whoever reads it says what is wrong
-    return [os.path.realpath(weights), status.st_size, status.st_mtime_ns]
+    return stamp_of(os.path.realpath(weights))
 
 
 def digest_of(asked: dict) -> str:

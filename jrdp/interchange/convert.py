@@ -114,9 +114,8 @@ def _layout(file: WeightFile, freeze_at: int) -> list[Entry]:
     look = file.likeness
     if look.backbone_only:
         return backbone_layout(look.backbone, freeze_at)
-    config = _config_of(file)
     # Where the file says that its pyramid is one's own, its names may still look like one of the paper's.
-    enhancement = None if config is not None and is_import_path(config.model.pyramid.enhancement) else look.enhancement
+    enhancement = None if _has_own_pyramid(file) else look.enhancement
     entries = network_layout(
         look.backbone,
         enhancement or "none",
@@ -135,8 +134,13 @@ def _layout(file: WeightFile, freeze_at: int) -> list[Entry]:
         for name, tensor in file.tensors.items()
         if name.startswith("backbone.fpn.") and name not in known
     ]
-    order = {name: index for index, name in enumerate(file.tensors)}
-    return sorted([*entries, *own], key=lambda entry: order.get(entry.name, len(order)))
+    by_name = {entry.name: entry for entry in [*entries, *own]}
+    return [by_name[name] for name in file.in_order(by_name)]
+
+
+def _has_own_pyramid(file: WeightFile) -> bool:
+    config = _config_of(file)
+    return config is not None and is_import_path(config.model.pyramid.enhancement)
 
 
 def _may_learn(name: str, tensor: Tensor) -> bool:
@@ -146,8 +150,7 @@ def _may_learn(name: str, tensor: Tensor) -> bool:
 
 def _whole_numbers(file: WeightFile) -> dict[str, str]:
     """The types of those tensors of a pyramid of one's own that are integers or truth values; the paper's has none."""
-    config = _config_of(file)
-    if config is None or not is_import_path(config.model.pyramid.enhancement):
+    if not _has_own_pyramid(file):
         return {}
     types = {name: dtype_name(tensor) for name, tensor in file.tensors.items() if name.startswith("backbone.fpn.")}
     return {name: dtype for name, dtype in types.items() if dtype not in FLOATS}
@@ -188,8 +191,7 @@ def _state_to_pytorch(file: WeightFile, layout: list[Entry], result: WeightFile)
         _state_of(file, layout)  # checked, then taken over unchanged
         result.optimizer, result.scheduler = file.optimizer, file.scheduler
         # It tells its parameters by the order that the file has them in.
-        place = {name: index for index, name in enumerate(file.tensors)}
-        result.tensors = dict(sorted(result.tensors.items(), key=lambda entry: place.get(entry[0], len(place))))
+        result.tensors = {name: result.tensors[name] for name in file.in_order(result.tensors)}
         return
     state = _state_of(file, layout)
     if state is not None:

@@ -139,10 +139,9 @@ def _in_order(file: WeightFile, groups: list[dict], trainable: Mapping[str, tupl
     named = [name for group in groups for name in _names(group, file.prefix)]
     if sorted(named) == sorted(trainable):
         return named
-    place = {name: index for index, name in enumerate(file.tensors)}
-    if list(place) == sorted(place) or any(name not in place for name in trainable if name not in UNUSED):
+    if list(file.tensors) == sorted(file.tensors) or any(name not in file.tensors for name in trainable if name not in UNUSED):
         return list(trainable)
-    return sorted(trainable, key=lambda name: place.get(name, len(place)))
+    return file.in_order(trainable)
 
 
 def _names(group: dict, prefix: str) -> list[str]:

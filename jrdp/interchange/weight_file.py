@@ -6,7 +6,7 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterable, Optional
 
 import numpy as np
 
@@ -60,6 +60,11 @@ class WeightFile:
     @property
     def likeness(self) -> Likeness:
         return likeness({name: tuple(tensor.shape) for name, tensor in self.tensors.items()})
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """`names` in the order in which the file has them; what it has not comes last, as it was."""
+        place = {name: index for index, name in enumerate(self.tensors)}
+        return sorted(names, key=lambda name: place.get(name, len(place)))
 
     def in_float32(self) -> WeightFile:
         """The same with float16 and bfloat16 as float32, which changes no value; the rest, as the network wants it, later."""

@@ -5,48 +5,22 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from test_train_from_python import sample as small_sample
+from test_train_from_python import settings
 
 import jrdp
-from jrdp.config import load_config
-from jrdp.dataset_tools.sample import write_sample
 from jrdp.engine import train as training
 from jrdp.engine.checkpoint import load_checkpoint
 from jrdp.engine.log import TrainingLog, read_log
 from jrdp.engine.steps import Step
 from jrdp.errors import UserError
 
-SETTINGS = [
-    "model.backbone.name=tiny_parts:Tiny",
-    "model.fcos.channels=32",
-    "model.pyramid.enhancement=none",
-    "model.fcos.pre_nms_threshold=0.0",  # so that an untrained network finds something
-    "model.fcos.pre_nms_top_n=5",
-    "model.fcos.post_nms_top_n=5",
-    "input.min_size=64",
-    "input.max_size=96",
-    "data.workers=0",
-    "solver.max_iterations=4",
-    "solver.steps=[100]",
-    "solver.batch_size=2",
-    "solver.base_lr=0.001",
-    "solver.warmup_iterations=0",
-    "train.eval_period=1",
-    "train.checkpoint_period=100",
-    "train.log_period=100",
-]
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample")
-    write_sample(folder, train=4, val=2, seed=3)
-    return folder
+sample = small_sample  # a fixture of this file, too
 
 
 @pytest.fixture(scope="module")
 def config(sample):
-    sets = [f"data.{kind}=[{sample}/imgs:{sample}/{name}.json]" for kind, name in (("train", "train"), ("test", "val"))]
-    return load_config(None, [*SETTINGS, *sets])
+    return settings(sample, 4, "train.eval_period=1", "train.checkpoint_period=100", f"data.test=[{sample}/imgs:{sample}/val.json]")
 
 
 @pytest.fixture(scope="module")
