@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from jrdp.engine.growing_file import GrowingFile, digest_of, other_request, unknown_request
+from jrdp.engine.growing_file import GrowingFile, digest_of, other_request, stamp_of, unknown_request
 from jrdp.errors import UserError
 from jrdp.files import atomic_write, read_json, refuse_inputs, write_json
 
@@ -173,8 +173,4 @@ def _told(image_id: int, file_name: str, line: bytes) -> bytes:
 
 def _stamp(picture: Path) -> list[int]:
     """What changes when the picture does; nothing for one that cannot be looked at."""
-    try:
-        status = os.stat(picture)
-    except (OSError, ValueError):
-        return []
-    return [status.st_size, status.st_mtime_ns]
+    return stamp_of(picture)[1:]  # a line names the picture itself

@@ -1,13 +1,13 @@
 """Photographs that their EXIF turns: the gallery shows them as they were annotated, or says what to do."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
+from command_line import run_jrdp
 from PIL import Image
 
-from jrdp import cli, visualize
+from jrdp import visualize
 from jrdp.analysis.analyze import analyze, format_comparison
 from jrdp.analysis.gallery import count_unseen_turns, make_gallery
 from jrdp.analysis.runs import analyze_runs
@@ -97,12 +97,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 
     def run(*options):
         files = ["--ground-truth", tmp_path / "truth.json", "--compare", f"ours={tmp_path / 'ours.json'}", "--out", out]
-        words = ["jrdp", "analyze", *files, "--iou-type", "bbox", *options]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
+        return run_jrdp(monkeypatch, capsys, "analyze", *files, "--iou-type", "bbox", *options)
 
     for value in ("ignore", "apply"):
         code, _, error = run("--exif", value)

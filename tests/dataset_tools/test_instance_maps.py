@@ -1,14 +1,13 @@
 """Conversion of instance maps: every pixel survives the round trip with RLE."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
+from command_line import run_jrdp
 from PIL import Image
 from pycocotools.coco import COCO
 
-from jrdp import cli
 from jrdp.config import InputConfig
 from jrdp.dataset_tools.check import check_dataset
 from jrdp.data.coco import CocoDataset
@@ -269,11 +268,7 @@ def test_exif_on_the_command_line(turned, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.json"
 
     def run(*options):
-        monkeypatch.setattr(sys, "argv", ["jrdp", "data", "convert", str(masks), str(images), str(out), *options])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
+        return run_jrdp(monkeypatch, capsys, "data", "convert", masks, images, out, *options)
 
     assert run("--exif", "yes") == (2, "", "jrdp: error: --exif 'yes' is not ignore or apply\n")
     code, _, error = run("--exif", "ignore")

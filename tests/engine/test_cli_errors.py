@@ -8,11 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from command_line import run_jrdp
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from small_datasets import write_clip
 
-from jrdp import cli
 from jrdp.dataset_tools.sample import write_sample
 
 
@@ -21,11 +21,8 @@ def run(monkeypatch, capsys):
     """`run("test", "--out", ...)` -> (exit code, standard error)."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["jrdp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.err
+        code, _, error = run_jrdp(monkeypatch, capsys, *arguments)
+        return code, error
 
     return call
 

@@ -1,14 +1,13 @@
 """`--resume` takes what is there for its own only where the earlier run is known to have been asked the same."""
 
 import os
-import sys
+from functools import partial
 
 import pytest
+from command_line import run_jrdp
 from safetensors.numpy import save_file
-
 from small_datasets import write_clip
 
-from jrdp import cli
 from jrdp.dataset_tools.sample import write_sample
 from jrdp.errors import UserError
 
@@ -16,15 +15,7 @@ from jrdp.errors import UserError
 @pytest.fixture
 def run(monkeypatch, capsys):
     """`run("predict", ...)` -> (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["jrdp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return call
+    return partial(run_jrdp, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

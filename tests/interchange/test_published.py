@@ -1,13 +1,13 @@
 """The authors' weights by name: where to get them, where they are looked for, what is checked."""
 
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
+from command_line import run_jrdp
 from safetensors.numpy import load_file, save_file
 
 import jrdp
-from jrdp import cli
 from jrdp.errors import UserError
 from jrdp.interchange import published
 from jrdp.interchange.layout import LAST_SCALE
@@ -18,15 +18,7 @@ def run(monkeypatch, capsys, tmp_path):
     """`run("weights")` in an empty folder -> (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(published.VARIABLE, raising=False)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["jrdp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return call
+    return partial(run_jrdp, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")
